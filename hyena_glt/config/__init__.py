@@ -1,0 +1,60 @@
+"""The typed settings: one tree, loaded from YAML and dotted overrides; imports neither torch nor ray."""
+
+from __future__ import annotations
+
+from .dump import changed_settings, config_to_dict, dump_config
+from .loader import config_from_dict, load_config
+from .tree import (
+    CausalLMConfig,
+    ClusterConfig,
+    CompressionConfig,
+    Config,
+    CurriculumConfig,
+    DataConfig,
+    HardwareConfig,
+    LoggingConfig,
+    MaskedLMConfig,
+    ModelConfig,
+    NextSentencePredictionConfig,
+    OutputConfig,
+    PreprocessingConfig,
+    SequenceOrderPredictionConfig,
+    SplitConfig,
+    TasksConfig,
+    TokenizationConfig,
+    TrainingConfig,
+    TuneConfig,
+)
+from .unbuilt import Stage, TaskConfig, active_tasks, not_built, require_built
+
+__all__ = [
+    "CausalLMConfig",
+    "ClusterConfig",
+    "CompressionConfig",
+    "Config",
+    "CurriculumConfig",
+    "DataConfig",
+    "HardwareConfig",
+    "LoggingConfig",
+    "MaskedLMConfig",
+    "ModelConfig",
+    "NextSentencePredictionConfig",
+    "OutputConfig",
+    "PreprocessingConfig",
+    "SequenceOrderPredictionConfig",
+    "SplitConfig",
+    "Stage",
+    "TaskConfig",
+    "TasksConfig",
+    "TokenizationConfig",
+    "TrainingConfig",
+    "TuneConfig",
+    "active_tasks",
+    "changed_settings",
+    "config_from_dict",
+    "config_to_dict",
+    "dump_config",
+    "load_config",
+    "not_built",
+    "require_built",
+]

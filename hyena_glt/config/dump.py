@@ -1,0 +1,49 @@
+"""The tree written out: as plain dictionaries, as YAML that loads back equal, and the settings in which two trees differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import yaml
+
+from .settings import join
+from .tree import Config
+
+
+def config_to_dict(cfg: Config) -> dict[str, Any]:
+    """Dictionaries, lists and scalars, as JSON and YAML have them."""
+    return _plain(cfg)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    return list(value) if isinstance(value, tuple) else value
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists on one line."""
+
+
+_Dumper.add_representer(list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True))
+
+
+def dump_config(cfg: Config) -> str:
+    """YAML with every setting, in the order of the tree; loads back equal."""
+    # Not `allow_unicode`: PyYAML would write U+0085 and its kin as they are, and they read back as spaces.
+    return yaml.dump(config_to_dict(cfg), Dumper=_Dumper, sort_keys=False)
+
+
+def changed_settings(a: Config, b: Config) -> list[str]:
+    """The dotted paths of the settings that differ; a section that only one tree has counts as one."""
+    return list(_changes(a, b, ""))
+
+
+def _changes(a: Any, b: Any, path: str) -> Iterator[str]:
+    if is_dataclass(a) and type(a) is type(b):
+        for field in fields(a):
+            yield from _changes(getattr(a, field.name), getattr(b, field.name), join(path, field.name))
+    elif a != b:
+        yield path

@@ -1,0 +1,81 @@
+"""Settings that parse, because users were promised them, but that no pipeline can act on yet; and which objectives are on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from ..errors import ConfigError
+from .tree import CausalLMConfig, Config, MaskedLMConfig, NextSentencePredictionConfig, SequenceOrderPredictionConfig, TasksConfig
+
+Stage = Literal["preprocess", "pretrain", "evaluate", "sweep"]
+TaskConfig = MaskedLMConfig | CausalLMConfig | NextSentencePredictionConfig | SequenceOrderPredictionConfig
+
+
+def active_tasks(tasks: TasksConfig) -> dict[str, TaskConfig]:
+    """The objectives to train, by name: the sections with a weight above 0."""
+    given = {name: getattr(tasks, name) for name in TasksConfig.__slots__}
+    return {name: section for name, section in given.items() if section is not None and section.weight > 0}
+
+
+def require_built(cfg: Config, stage: Stage) -> None:
+    """Stop a pipeline before it starts.
+
+    Raises:
+        ConfigError: with a sentence for each setting that the pipeline would need and that is not built yet.
+    """
+    if missing := not_built(cfg, stage):
+        raise ConfigError(*missing)
+
+
+def not_built(cfg: Config, stage: Stage) -> list[str]:
+    """A sentence for each setting that a pipeline would need and that is not built yet."""
+    return list({"preprocess": _preprocess, "pretrain": _pretrain, "evaluate": _evaluate, "sweep": _sweep}[stage](cfg))
+
+
+def _preprocess(cfg: Config) -> Iterator[str]:
+    soft_masked, inputs = cfg.preprocessing.soft_masked, cfg.preprocessing.input_path
+    if soft_masked != "keep":
+        yield f"preprocessing.soft_masked: {soft_masked} is not built yet; set it to keep"
+    if cfg.output.format != "parquet":
+        yield f"output.format: {cfg.output.format} is not built yet; set it to parquet"
+    for path in (inputs,) if isinstance(inputs, str) else inputs:
+        yield from _remote("preprocessing.input_path", path)
+    yield from _remote("output.path", cfg.output.path)
+
+
+def _pretrain(cfg: Config) -> Iterator[str]:
+    tasks = active_tasks(cfg.tasks)
+    unknown = [name for name in tasks if name not in ("masked_lm", "causal_lm")]
+    for name in unknown:
+        yield f"tasks.{name} is not built yet; remove it or set its weight to 0"
+    if len(tasks) > 1 and not unknown:
+        yield f"tasks: training {' and '.join(tasks)} together is not built yet; keep one and set the other to null"
+    if cfg.curriculum is not None:
+        yield "curriculum is not built yet; remove it"
+    if cfg.compression is not None and cfg.compression.method is not None:
+        yield f"compression.method: {cfg.compression.method} is not built yet; remove it"
+    yield from _read_path("data.train_path", cfg.data.train_path)
+    yield from _read_path("data.val_path", cfg.data.val_path)
+    yield from _remote("training.output_dir", cfg.training.output_dir)
+    yield from _remote("training.init_from", cfg.training.init_from)
+
+
+def _evaluate(cfg: Config) -> Iterator[str]:
+    yield from _read_path("data.eval_data", cfg.data.eval_data)
+
+
+def _sweep(cfg: Config) -> Iterator[str]:
+    if cfg.tune is not None and cfg.tune.space is not None:
+        yield f"tune.space: {cfg.tune.space} is not built yet, nor are other sweeps; remove it"
+
+
+def _read_path(setting: str, path: str | None) -> Iterator[str]:
+    if path is not None and path.endswith((".h5", ".hdf5")):
+        yield f"{setting}: reading HDF5 files ({path}) is not built yet; give the folder that `hyena-glt preprocess` wrote"
+    yield from _remote(setting, path)
+
+
+def _remote(setting: str, path: str | None) -> Iterator[str]:
+    if path is not None and "://" in path:
+        yield f"{setting}: object stores and other remote places ({path}) are not built yet; give a local path"

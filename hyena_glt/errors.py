@@ -1,0 +1,27 @@
+"""The errors that a user may see; each message says what was found, where, and what to do."""
+
+from __future__ import annotations
+
+
+class HyenaError(Exception):
+    """Base of every error that reaches a user as a sentence, without a traceback."""
+
+
+class ConfigError(HyenaError):
+    """Settings that cannot work; `problems` holds one sentence for each."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class DataError(HyenaError):
+    """Input sequences or preprocessed data that cannot be used as they are."""
+
+
+class CheckpointError(HyenaError):
+    """A run folder or checkpoint that is damaged or belongs to something else."""
+
+
+class ClusterError(HyenaError):
+    """Ray, its workers or their devices failed in a way that retrying did not cure."""

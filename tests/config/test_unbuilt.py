@@ -1,0 +1,95 @@
+"""What parses but cannot run yet: each stops the pipeline that would need it, with a sentence, and no other."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from hyena_glt.config import CausalLMConfig, MaskedLMConfig, Stage, active_tasks, load_config, not_built, require_built
+from hyena_glt.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("override", "stage", "sentence"),
+    [
+        ("preprocessing.soft_masked=weight", "preprocess", "preprocessing.soft_masked: weight is not built yet; set it to keep"),
+        ("preprocessing.soft_masked=drop", "preprocess", "preprocessing.soft_masked: drop is not built yet; set it to keep"),
+        ("output.format=hdf5", "preprocess", "output.format: hdf5 is not built yet; set it to parquet"),
+        (
+            "preprocessing.input_path=[a.fa, s3://b/c.fa]",
+            "preprocess",
+            "preprocessing.input_path: object stores and other remote places (s3://b/c.fa) are not built yet; give a local path",
+        ),
+        (
+            "output.path=gs://b",
+            "preprocess",
+            "output.path: object stores and other remote places (gs://b) are not built yet; give a local path",
+        ),
+        (
+            "tasks.next_sentence_prediction.weight=1",
+            "pretrain",
+            "tasks.next_sentence_prediction is not built yet; remove it or set its weight to 0",
+        ),
+        (
+            "tasks.sequence_order_prediction.weight=1",
+            "pretrain",
+            "tasks.sequence_order_prediction is not built yet; remove it or set its weight to 0",
+        ),
+        (
+            "tasks={masked_lm: {}, causal_lm: {}}",
+            "pretrain",
+            "tasks: training masked_lm and causal_lm together is not built yet; keep one and set the other to null",
+        ),
+        ("curriculum.epochs=[20]", "pretrain", "curriculum is not built yet; remove it"),
+        ("compression.method=int8", "pretrain", "compression.method: int8 is not built yet; remove it"),
+        (
+            "data.train_path=a/train.h5",
+            "pretrain",
+            "data.train_path: reading HDF5 files (a/train.h5) is not built yet; give the folder that `hyena-glt preprocess` wrote",
+        ),
+        (
+            "data.val_path=a/val.hdf5",
+            "pretrain",
+            "data.val_path: reading HDF5 files (a/val.hdf5) is not built yet; give the folder that `hyena-glt preprocess` wrote",
+        ),
+        (
+            "training.output_dir=s3://b/run",
+            "pretrain",
+            "training.output_dir: object stores and other remote places (s3://b/run) are not built yet; give a local path",
+        ),
+        (
+            "training.init_from=s3://b/run",
+            "pretrain",
+            "training.init_from: object stores and other remote places (s3://b/run) are not built yet; give a local path",
+        ),
+        (
+            "data.eval_data=a/test.h5",
+            "evaluate",
+            "data.eval_data: reading HDF5 files (a/test.h5) is not built yet; give the folder that `hyena-glt preprocess` wrote",
+        ),
+        ("tune.space=learning_rate", "sweep", "tune.space: learning_rate is not built yet, nor are other sweeps; remove it"),
+    ],
+)
+def test_stops_the_pipeline_that_needs_it(override, stage, sentence):
+    cfg = load_config(overrides=[override])
+    assert {name: not_built(cfg, name) for name in get_args(Stage)} == {
+        name: [sentence] if name == stage else [] for name in get_args(Stage)
+    }
+    with pytest.raises(ConfigError) as refusal:
+        require_built(cfg, stage)
+    assert refusal.value.problems == (sentence,)
+
+
+@pytest.mark.parametrize("override", ["tasks={masked_lm: {}, next_sentence_prediction: {weight: 0}}", "compression.method=null", "tune={}"])
+def test_what_asks_for_nothing_is_fine(override):
+    cfg = load_config(overrides=[override])
+    for stage in get_args(Stage):
+        require_built(cfg, stage)
+
+
+def test_active_tasks():
+    assert active_tasks(load_config().tasks) == {"masked_lm": MaskedLMConfig()}
+    assert active_tasks(load_config(overrides=["tasks.causal_lm={}"]).tasks) == {"causal_lm": CausalLMConfig()}
+    both = load_config(overrides=["tasks.causal_lm.weight=2", "tasks.masked_lm.weight=0"])
+    assert active_tasks(both.tasks) == {"causal_lm": CausalLMConfig(weight=2.0)}
