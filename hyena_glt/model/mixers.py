@@ -1,0 +1,59 @@
+"""The Hyena recurrence around a long convolution: project, featurize, gate, convolve, gate, project.
+
+Suffixes: D width, B batch, L tokens. Between the two projections channels stand first, [D, B, L].
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .filters import ShortConv
+
+
+class ToChannels(nn.Linear):
+    """A linear layer [B, L, D] -> [out, B, L]: the product comes out with channels first, so nothing is transposed in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, L, D = x.shape
+        return torch.addmm(self.bias.unsqueeze(1), self.weight, x.reshape(B * L, D).t()).view(-1, B, L)
+
+
+class FromChannels(nn.Linear):
+    """A linear layer [D, B, L] -> [B, L, out]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        D, B, L = x.shape
+        return F.linear(x.reshape(D, B * L).t(), self.weight, self.bias).view(B, L, -1)
+
+
+class HyenaMixer(nn.Module):
+    """Order-N Hyena: N + 1 projections x0 .. x_(N-1), v; v <- conv(v * x_i) for i = N-1 .. 1; then v * x0.
+
+    `conv(z, step)` is the long convolution of one step, [D, B, L] -> [D, B, L].
+    """
+
+    def __init__(self, width: int, conv: nn.Module, *, order: int = 2, featurizer_taps: int = 3, causal: bool) -> None:
+        super().__init__()
+        self.width = width
+        self.in_proj = ToChannels(width, (order + 1) * width)
+        self.featurizer = ShortConv((order + 1) * width, taps=featurizer_taps, causal=causal)
+        self.conv = conv
+        self.out_proj = FromChannels(width, width)
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """x [B, L, D], padding [B, L] (true = pad) -> [B, L, D]; no output depends on a padded position."""
+        features = self.in_proj(x)
+        if padding is not None:
+            features = features.masked_fill(padding, 0)
+        *gates, v = self.featurizer(features).split(self.width)
+        # Filters keep fp32; what the convolution reads already has the autocast precision.
+        with torch.autocast(x.device.type, enabled=False):
+            for step, gate in enumerate(reversed(gates[1:])):
+                v = v * gate
+                if padding is not None:
+                    v = v.masked_fill(padding, 0)
+                v = self.conv(v, step)
+            v = v * gates[0]
+        return self.out_proj(v)

@@ -1,0 +1,49 @@
+"""Position encodings: learned and sinusoidal ones are added to the embeddings, rotary ones turn queries and keys in attention."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class LearnedPositions(nn.Module):
+    """A trained vector for each position; ValueError beyond `max_length`."""
+
+    def __init__(self, max_length: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(max_length, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, L, D] -> x plus the vectors of positions 0 .. L-1."""
+        L = x.shape[1]
+        if L > len(self.weight):
+            raise ValueError(f"a sequence of {L} tokens is longer than the learned positions ({len(self.weight)}); "
+                             "set model.max_position_embeddings, or another model.position_encoding")
+        return x + self.weight[:L]
+
+
+class SinusoidalPositions(nn.Module):
+    """Sines and cosines of the position at geometrically spaced frequencies, 1 to 1/10000."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, L, D] -> x plus the encoding of positions 0 .. L-1, as large as an embedding at the start."""
+        _, L, D = x.shape
+        angles = _angles(L, -(-D // 2), x.device)
+        return x + 0.02 * torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :D].to(x.dtype)
+
+
+def _angles(length: int, frequencies: int, device: torch.device) -> Tensor:
+    """position * frequency [length, frequencies] in fp32."""
+    exponent = torch.arange(frequencies, device=device, dtype=torch.float32) / frequencies
+    return torch.arange(length, device=device, dtype=torch.float32)[:, None] * torch.exp(-math.log(10_000) * exponent)
+
+
+def rotate(x: Tensor) -> Tensor:
+    """Rotary positions: turn each pair of features of x [B, heads, L, features] by position * frequency, in fp32."""
+    half = x.shape[-1] // 2
+    angles = _angles(x.shape[-2], half, x.device)
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([first * cos - second * sin, first * sin + second * cos, rest], -1).to(x.dtype)
