@@ -1,0 +1,163 @@
+"""Rows of a preprocessed split: where each lies, and reading them back; runs on the workers and in evaluation, without Ray."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import DataError
+from ..tokenizers import Tokenizer, load_tokenizer
+from ..tokenizers.base import CLS, PAD, SEP
+from .manifest import Manifest, Shard, locate_split, read_manifest
+
+CACHED_ROW_GROUPS = 64
+"""Row groups kept in memory, about 1 MiB of ids each; more than are shuffled together by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """One unit of reading: a Parquet row group."""
+
+    shard: int
+    index: int
+    num_rows: int
+
+
+@dataclass(slots=True)
+class Rows:
+    """The rows of one split, numbered from 0 in the order of the genome.
+
+    With `sequence_length` S, a stored row of more than S tokens becomes several: nothing is lost, the last is padded.
+    """
+
+    folder: Path
+    split: str
+    manifest: Manifest
+    tokenizer: Tokenizer
+    sequence_length: int | None
+    shards: tuple[Shard, ...]
+    row_groups: tuple[RowGroup, ...]
+    _cache: OrderedDict[int, np.ndarray] = field(default_factory=OrderedDict)
+
+    @property
+    def pieces(self) -> int:
+        """Rows that one stored row is cut into."""
+        return -(-self.manifest.width // self.piece_length)
+
+    @property
+    def piece_length(self) -> int:
+        """Tokens in a row without specials."""
+        return min(self.sequence_length or self.manifest.width, self.manifest.width)
+
+    @property
+    def width(self) -> int:
+        """Tokens in a row, with [CLS] and [SEP] where the tokenizer adds them."""
+        return self.piece_length + 2 * self.tokenizer.add_special_tokens
+
+    @property
+    def num_rows(self) -> int:
+        return self.pieces * sum(group.num_rows for group in self.row_groups)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are not padding, without specials."""
+        return self.manifest.splits[self.split].tokens
+
+    @property
+    def padding_share(self) -> float:
+        """Share of positions that hold [PAD]."""
+        return 1.0 - self.num_tokens / (self.num_rows * self.piece_length)
+
+    def group_sizes(self) -> np.ndarray:
+        """Rows in each row group, int64 [groups]."""
+        return np.array([group.num_rows * self.pieces for group in self.row_groups], np.int64)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Token ids [len(rows), width] in the order asked for."""
+        starts = np.concatenate([[0], np.cumsum(self.group_sizes())])
+        groups = np.searchsorted(starts, rows, side="right") - 1
+        ids = np.stack([self._group(int(g))[int(r - starts[g])] for g, r in zip(groups, rows, strict=True)])
+        return add_specials(ids) if self.tokenizer.add_special_tokens else ids
+
+    def _group(self, number: int) -> np.ndarray:
+        """Ids of one row group, cut to pieces; the most recently used stay in memory."""
+        if number in self._cache:
+            self._cache.move_to_end(number)
+            return self._cache[number]
+        group = self.row_groups[number]
+        ids = cut_rows(read_row_group(self.folder / self.shards[group.shard].path, group.index, self.manifest.width), self.piece_length)
+        self._cache[number] = ids
+        if len(self._cache) > CACHED_ROW_GROUPS:
+            self._cache.popitem(last=False)
+        return ids
+
+
+def open_rows(path: str, split: str, sequence_length: int | None = None) -> Rows:
+    """The rows of `split` below a preprocessing output, or of the split folder that `path` names.
+
+    Raises DataError where the folder, its manifest or a shard is missing, cut short or unreadable.
+    """
+    folder, split = locate_split(path, split)
+    manifest = read_manifest(folder)
+    if split not in manifest.splits:
+        raise DataError(f"{folder} has no split {split!r}, only {', '.join(sorted(manifest.splits))}")
+    shards = tuple(manifest.splits[split].shards)
+    groups = [group for number, shard in enumerate(shards) for group in _row_groups(folder, number, shard)]
+    return Rows(folder, split, manifest, load_tokenizer(folder / "tokenizer.json"), sequence_length, shards, tuple(groups))
+
+
+def _row_groups(folder: Path, number: int, shard: Shard) -> list[RowGroup]:
+    """Read a shard's footer after comparing its size with the manifest's."""
+    path = folder / shard.path
+    found = path.stat().st_size if path.exists() else None
+    if found != shard.size:
+        raise DataError(
+            f"{path}: {'missing' if found is None else f'{found:,} bytes'}, the manifest has {shard.size:,} bytes; "
+            f"run `hyena-glt validate-data {folder}` for the whole damage, then preprocess again into a new folder"
+        )
+    metadata = _open(path).metadata
+    return [RowGroup(number, i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a readable Parquet file ({_first_line(error)}); preprocess again into a new folder") from error
+
+
+def read_row_group(path: Path, index: int, width: int) -> np.ndarray:
+    """Ids [rows, width] of one row group; the checksum of every page is compared on the way."""
+    try:
+        column = _open(path).read_row_group(index, columns=["input_ids"])["input_ids"].combine_chunks()
+        return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"{path}, row group {index}: damaged ({_first_line(error)}); "
+            f"run `hyena-glt validate-data {path.parent.parent}`, then preprocess again into a new folder"
+        ) from error
+
+
+def cut_rows(ids: np.ndarray, length: int) -> np.ndarray:
+    """[rows, width] -> [rows * ceil(width / length), length], the last piece of a row padded."""
+    rows, width = ids.shape
+    padded = np.pad(ids, ((0, 0), (0, -width % length)), constant_values=PAD)
+    return padded.reshape(-1, length)
+
+
+def add_specials(ids: np.ndarray) -> np.ndarray:
+    """[rows, width] -> [rows, width + 2]: [CLS] in front, [SEP] behind the last token that is not padding."""
+    framed = np.pad(ids, ((0, 0), (1, 1)), constant_values=PAD)
+    framed[:, 0] = CLS
+    filled = (ids != PAD).sum(axis=1)  # padding stands only at the end
+    framed[np.arange(len(ids)), filled + 1] = SEP
+    return framed
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,111 @@
+"""Find exact repeats: whole records by their digests (driver), windows by hashing them and shuffling the hashes (workers).
+
+Of equal ones the first in (file, record, start) order stays, whatever the split. A window is known by its `place`, the number
+of its first base among all inputs' bases.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import ray
+import ray.data
+
+from .job import Job, Task, why_dropped, windows_of
+from .manifest import SCRATCH
+from .stages import Row, result_tables, results, task_rows
+
+DIGEST_BYTES = 16
+WINDOWS_PER_BUCKET = 1_000_000
+"""Windows whose hashes are compared in one task, 24 bytes each."""
+
+Batch = dict[str, np.ndarray]
+
+
+def is_repeat(digest_N2: np.ndarray, place_N: np.ndarray) -> np.ndarray:
+    """bool [N]: an equal digest (uint64 [N, 2]) stands at an earlier place."""
+    order = np.lexsort((place_N, digest_N2[:, 1], digest_N2[:, 0]))
+    same = (digest_N2[order[1:]] == digest_N2[order[:-1]]).all(axis=1)
+    repeat = np.zeros(len(place_N), bool)
+    repeat[order[1:][same]] = True
+    return repeat
+
+
+def split_digests(digests: Iterable[bytes]) -> np.ndarray:
+    """16-byte digests as uint64 [N, 2]."""
+    return np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
+
+
+def repeated_windows(
+    job: Job, tasks: list[Task], done: Callable[[Task], None], *, windows_per_bucket: int = WINDOWS_PER_BUCKET
+) -> np.ndarray:
+    """Places, int64 and sorted, of the windows that repeat an earlier one; `done` is told of each task hashed."""
+    stored = job.output / SCRATCH / "repeats.npy"
+    if stored.exists():
+        return np.load(stored)
+    for row in results(hashed(task_rows(task._asdict() for task in tasks), ray.put(job))):
+        done(Task(**row))
+    num_buckets = -(-sum(task.last - task.first for task in tasks) // windows_per_bucket)
+    files = task_rows({"path": str(hash_file(job, task))} for task in tasks)
+    places = [table["place"].to_numpy() for table in result_tables(repeats_of(files, num_buckets)) if table.num_rows]
+    repeats = np.sort(np.concatenate([np.empty(0, np.int64), *places]))
+    unfinished = stored.with_suffix(".unfinished.npy")
+    np.save(unfinished, repeats)
+    unfinished.replace(stored)
+    return repeats
+
+
+def hashed(tasks: ray.data.Dataset, job: ray.ObjectRef) -> ray.data.Dataset:
+    """Add the stage to the plan: one row a task in, the same row out when its hashes are stored."""
+    return tasks.map(hash_windows, fn_kwargs={"job": job})
+
+
+def hash_windows(row: Row, *, job: ray.ObjectRef) -> Row:
+    """Hash the windows of one task."""
+    store_hashes(ray.get(job), Task(**row))
+    return row
+
+
+def store_hashes(job: Job, task: Task) -> None:
+    """Write digest and place of each window of a task that passes the filters; nothing to do if they are there."""
+    target = hash_file(job, task)
+    if target.exists():
+        return
+    kept = [window for window in windows_of(job, task) if why_dropped(window.letters, job.filters) is None]
+    digests = split_digests(hashlib.blake2b(window.letters, digest_size=DIGEST_BYTES).digest() for window in kept)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_suffix(".unfinished.npy")
+    np.save(unfinished, np.column_stack([digests, np.array([window.place for window in kept], np.uint64)]))
+    unfinished.replace(target)
+
+
+def repeats_of(files: ray.data.Dataset, num_buckets: int) -> ray.data.Dataset:
+    """Add the stage to the plan: one row a file of hashes in, one row a repeated window (`place`) out.
+
+    Equal windows meet in the bucket that their digest names, through Ray Data's shuffle; a single bucket needs none.
+    """
+    if num_buckets == 1:
+        return files.repartition(1).map_batches(lambda batch: find_repeats(load_hashes(batch, 1)), batch_size=None, batch_format="numpy")
+    loaded = files.map_batches(load_hashes, batch_size=1, batch_format="numpy", fn_args=(num_buckets,))
+    return loaded.groupby("bucket", num_partitions=num_buckets).map_groups(find_repeats, batch_format="numpy")
+
+
+def load_hashes(files: Batch, num_buckets: int) -> Batch:
+    """Files of hashes (`path`) to one row a window: bucket, two halves of the digest, place."""
+    hashes = np.concatenate([np.load(path) for path in files["path"]])
+    bucket_W = (hashes[:, 0] % num_buckets).astype(np.int64)
+    return {"bucket": bucket_W, "low": hashes[:, 0], "high": hashes[:, 1], "place": hashes[:, 2].astype(np.int64)}
+
+
+def find_repeats(windows: Batch) -> Batch:
+    """The places of the windows of one bucket that repeat an earlier one."""
+    digest_W2 = np.column_stack([windows["low"], windows["high"]])
+    return {"place": windows["place"][is_repeat(digest_W2, windows["place"])]}
+
+
+def hash_file(job: Job, task: Task) -> Path:
+    """Where the hashes of a task's windows are."""
+    return (job.output / SCRATCH / "hashes" / task.name).with_suffix(".npy")

@@ -1,0 +1,94 @@
+"""Whose output folder is this: a finished run's, an interrupted one's to go on with, or another run's? Runs on the driver."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from ..config.tree import Config
+from ..errors import ConfigError
+from .manifest import MANIFEST, SCRATCH, SPLITS, TOKENIZER, Json, Manifest, canonical_json, read_manifest, write_atomically
+
+IDENTITY = "run.json"
+SECTIONS = ("preprocessing", "tokenization", "output")
+FREE = ("preprocessing.input_path", "output.path")
+"""Settings that do not make another run: the inputs are known by their names and checksums."""
+
+
+def sections(cfg: Config) -> Json:
+    """The settings that shape the output, as plain JSON values."""
+    return json.loads(json.dumps({name: asdict(getattr(cfg, name)) for name in SECTIONS}))
+
+
+def identity(config: Json, tokenizer: Json, checksums: Mapping[str, str]) -> dict[str, object]:
+    """All that decides the output's bytes: dotted setting, or `input NAME` -> value."""
+    settings = {key: value for key, value in _leaves(config) if key not in FREE}
+    inputs = {f"input {source}": sha256 for source, sha256 in checksums.items()}
+    return settings | {f"tokenizer {key}": value for key, value in tokenizer.items()} | inputs
+
+
+def _leaves(tree: Json, above: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted key and value of every leaf."""
+    for key, value in tree.items():
+        yield from _leaves(value, f"{above}{key}.") if isinstance(value, dict) else [(above + key, value)]
+
+
+def claim(output: Path, wanted: Mapping[str, object]) -> Manifest | None:
+    """Make `output` this run's; its manifest if the run was finished before.
+
+    ConfigError, naming what differs, when the folder is another run's, and when it holds something else.
+    """
+    manifest = refuse_other_run(output, wanted)
+    if manifest:
+        shutil.rmtree(output / SCRATCH, ignore_errors=True)
+        return manifest
+    (output / SCRATCH).mkdir(parents=True, exist_ok=True)
+    write_atomically(output / SCRATCH / IDENTITY, canonical_json(wanted))
+    return None
+
+
+def refuse_other_run(output: Path, wanted: Mapping[str, object]) -> Manifest | None:
+    """The check of `claim` alone: nothing is written."""
+    if (output / MANIFEST).exists():
+        manifest = read_manifest(output)
+        found = identity(manifest.config, manifest.tokenizer, input_checksums(manifest))
+        _refuse_difference(output, found, wanted)
+        return manifest
+    if (output / SCRATCH / IDENTITY).exists():
+        _refuse_difference(output, json.loads((output / SCRATCH / IDENTITY).read_text()), wanted)
+    elif output.exists() and any(output.iterdir()):
+        names = ", ".join(sorted(item.name for item in output.iterdir())[:5])
+        raise ConfigError(f"output.path: {output} holds {names}, which no preprocessing run wrote; name a new or empty folder")
+    return None
+
+
+def input_checksums(manifest: Manifest) -> dict[str, str]:
+    """Source -> SHA-256 of the inputs of a finished run."""
+    return {item.path: item.sha256 for item in manifest.inputs}
+
+
+def _refuse_difference(output: Path, found: Mapping[str, object], wanted: Mapping[str, object]) -> None:
+    keys = [key for key in sorted(found.keys() | wanted.keys()) if found.get(key) != wanted.get(key)]
+    if keys:
+        shown = [f"{key}: {_value(found, key)} there, {_value(wanted, key)} here" for key in keys[:10]]
+        raise ConfigError(
+            f"output.path: {output} is the output folder of another run; name another folder, remove this one, or use its settings",
+            *shown, *([f"and {len(keys) - 10} more"] if len(keys) > 10 else []),
+        )
+
+
+def _value(settings: Mapping[str, object], key: str) -> str:
+    """How a setting or a file's checksum is shown."""
+    if key not in settings:
+        return "absent"
+    return f"checksum {str(settings[key])[:12]}" if key.startswith("input ") else json.dumps(settings[key])
+
+
+def discard(output: Path) -> None:
+    """Remove what an unfinished run wrote, so that corrected settings or inputs may use the folder."""
+    for name in (SCRATCH, *SPLITS):
+        shutil.rmtree(output / name, ignore_errors=True)
+    (output / TOKENIZER).unlink(missing_ok=True)

@@ -1,0 +1,74 @@
+"""Run a Ray Data stage from the driver: quietly, results as they come, and errors as they were raised on the worker."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.exceptions import RayError, RayTaskError
+
+from ..errors import ClusterError, HyenaError
+
+MAX_BLOCKS = 4096
+"""Ray schedules blocks of tasks; more than this many cost more to keep track of than they spread the work."""
+
+Row = Mapping[str, object]
+
+
+def task_rows(tasks: Iterable[Row]) -> ray.data.Dataset:
+    """A dataset with one row a task, spread so that each can run anywhere."""
+    rows = list(tasks)
+    return ray.data.from_items(rows, override_num_blocks=max(1, min(len(rows), MAX_BLOCKS)))
+
+
+def results(dataset: ray.data.Dataset) -> Iterator[Row]:
+    """The rows of a dataset, in the order in which they come to be; errors as `stage_errors` gives them."""
+    with stage_errors():
+        yield from dataset.iter_rows()
+
+
+def result_tables(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
+    """The same as Arrow tables, a block each."""
+    with stage_errors():
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+@contextmanager
+def stage_errors() -> Iterator[None]:
+    """A HyenaError or OSError of a stage is raised as itself; whatever else Ray could not cure is a ClusterError."""
+    try:
+        yield
+    except RayTaskError as error:
+        raise _original(error) from None
+    except RayError as error:
+        raise ClusterError(f"Ray could not finish a stage of preprocessing ({error}); the same command goes on where it stopped") from error
+
+
+def _original(error: RayTaskError) -> Exception:
+    """What the stage raised, without what Ray wrote behind its message."""
+    cause = error.cause
+    if isinstance(cause, HyenaError):
+        return type(cause)(str(cause).split("\nFailed to apply UDF")[0])
+    return cause if isinstance(cause, OSError) else error
+
+
+@contextmanager
+def quiet_ray_data() -> Iterator[None]:
+    """Keep Ray Data's bars and log off the terminal (its log files stay), and let a stage's own exceptions through."""
+    context = ray.data.DataContext.get_current()
+    before = context.enable_progress_bars, context.raise_original_map_exception
+    on_terminal = [h for h in logging.getLogger("ray.data").handlers if type(h).__name__ == "PlainRayHandler"]
+    levels = [handler.level for handler in on_terminal]
+    context.enable_progress_bars, context.raise_original_map_exception = False, True
+    for handler in on_terminal:
+        handler.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.raise_original_map_exception = before
+        for handler, level in zip(on_terminal, levels, strict=True):
+            handler.setLevel(level)

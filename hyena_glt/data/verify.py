@@ -1,0 +1,117 @@
+"""Find damage in a preprocessed folder. Needs neither Ray nor torch.
+
+Kinds of damage that are found:
+    the manifest is missing, is not the canonical JSON that was written, does not fit its own checksum or schema version;
+    tokenizer.json is missing, differs from the manifest's checksum, describes another tokenizer;
+    a shard is missing, or its size or SHA-256 differs from the manifest's;
+    a file or folder is there that the manifest does not name;
+    a shard is not readable Parquet, or has other columns than the manifest's width and tokenizer ask for;
+    rows or tokens of a shard, or the sums of a split, differ from the manifest's;
+    an id is outside the vocabulary, padding stands before a token, or `length` does not fit the number of tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import DataError
+from ..tokenizers import Tokenizer, load_tokenizer
+from ..tokenizers.base import PAD
+from .manifest import MANIFEST, TOKENIZER, Manifest, Shard, SplitManifest, read_manifest, row_schema
+
+
+def verify(folder: str | Path) -> list[str]:
+    """Every damage found, a sentence each; an empty list if the folder is as it was written."""
+    folder = Path(folder)
+    try:
+        manifest = read_manifest(folder)
+    except DataError as error:
+        return [str(error)]
+    damage = [*_unknown_files(folder, manifest), *_tokenizer_damage(folder, manifest)]
+    tokenizer = load_tokenizer(manifest.tokenizer)
+    for split in manifest.splits.values():
+        damage += _split_damage(folder, split, tokenizer, manifest.width)
+    return damage
+
+
+def _unknown_files(folder: Path, manifest: Manifest) -> Iterator[str]:
+    shards = {folder / shard.path for split in manifest.splits.values() for shard in split.shards}
+    known = shards | {path.parent for path in shards} | {folder / MANIFEST, folder / TOKENIZER}
+    for path in sorted(set(folder.rglob("*")) - known):
+        yield f"{path}: is not in the manifest; remove it"
+
+
+def _tokenizer_damage(folder: Path, manifest: Manifest) -> Iterator[str]:
+    path = folder / TOKENIZER
+    problem = _file_damage(path, None, manifest.tokenizer_sha256)
+    if problem:
+        yield problem
+    elif load_tokenizer(path) != load_tokenizer(manifest.tokenizer):
+        yield f"{path}: describes another tokenizer than the manifest"
+
+
+def _file_damage(path: Path, size: int | None, sha256: str) -> str | None:
+    """A sentence if the file is not the one that was written."""
+    if not path.is_file():
+        return f"{path}: is missing"
+    found = path.stat().st_size
+    if size is not None and found != size:
+        return f"{path}: has {found:,} bytes, the manifest says {size:,}"
+    if file_sha256(path) != sha256:
+        return f"{path}: its SHA-256 is not the manifest's: its bytes have changed"
+    return None
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _split_damage(folder: Path, split: SplitManifest, tokenizer: Tokenizer, width: int) -> Iterator[str]:
+    whole = True
+    for shard in split.shards:
+        problem = _file_damage(folder / shard.path, shard.size, shard.sha256)
+        problems = [problem] if problem else list(_shard_damage(folder / shard.path, shard, tokenizer, width))
+        whole = whole and not problems
+        yield from problems
+    sums = sum(shard.rows for shard in split.shards), sum(shard.tokens for shard in split.shards)
+    if whole and sums != (split.rows, split.tokens):
+        name = folder / Path(split.shards[0].path).parent
+        yield f"{name}: its shards have {sums[0]:,} rows and {sums[1]:,} tokens, the manifest says {split.rows:,} and {split.tokens:,}"
+
+
+def _shard_damage(path: Path, shard: Shard, tokenizer: Tokenizer, width: int) -> Iterator[str]:
+    """Damage in the rows of a shard whose bytes are those that the manifest was written for."""
+    try:
+        file = pq.ParquetFile(path)
+        if not file.schema_arrow.equals(row_schema(width, tokenizer.dtype)):
+            yield f"{path}: has other columns than {width} ids of {tokenizer.dtype}, source, record, start and length"
+            return
+        tokens = 0
+        for group in range(file.num_row_groups):
+            tokens += yield from _row_group_damage(f"{path}, row group {group}", file.read_row_group(group), tokenizer, width)
+    except (pa.ArrowException, OSError) as error:
+        yield f"{path}: is not readable Parquet ({str(error).splitlines()[0]})"
+        return
+    if (file.metadata.num_rows, tokens) != (shard.rows, shard.tokens):
+        yield f"{path}: has {file.metadata.num_rows:,} rows and {tokens:,} tokens, the manifest says {shard.rows:,} and {shard.tokens:,}"
+
+
+def _row_group_damage(where: str, rows: pa.Table, tokenizer: Tokenizer, width: int) -> Iterator[str]:
+    """Yields damage in the ids [rows, width] and lengths of one row group; returns the tokens counted."""
+    ids = rows["input_ids"].combine_chunks().flatten().to_numpy().reshape(-1, width)
+    filled = (ids != PAD).sum(axis=1)
+    if ids.size and ids.max() >= tokenizer.num_ids:
+        yield f"{where}: holds id {ids.max()}, outside the vocabulary of {tokenizer.num_ids} ids"
+    if ((ids == PAD) != (np.arange(width) >= filled[:, None])).any():
+        yield f"{where}: has padding before a token"
+    if any(tokenizer.num_tokens(length) != tokens for length, tokens in zip(rows["length"].to_pylist(), filled.tolist(), strict=True)):
+        yield f"{where}: has a row whose `length` does not fit its tokens"
+    return int(filled.sum())

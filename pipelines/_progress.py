@@ -1,0 +1,42 @@
+"""Show on stderr how far a long stage is: a bar with the time left on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Progress:
+    """Told (stage, units done, units in all) by the work; a stage begins when its name first appears."""
+
+    def __init__(self, unit: str) -> None:
+        """`unit` is what the stages count: bases, rows."""
+        self._unit, self._stage, self._bar, self._started, self._last_line = unit, "", None, 0.0, 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage != self._stage:
+            self.close()
+            self._stage, self._started = stage, time.monotonic()
+            self._last_line = self._started
+            on_terminal = sys.stderr.isatty()
+            self._bar = tqdm(desc=stage, total=total, unit=f" {self._unit}", unit_scale=True, file=sys.stderr) if on_terminal else None
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+        elif done == total or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._line(done, total)
+
+    def _line(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        left = (now - self._started) * (total - done) / done if done else 0.0
+        print(f"{self._stage}: {done:,} of {total:,} {self._unit}, {now - self._started:.0f} s, {left:.0f} s left", file=sys.stderr)
+        self._last_line = now
+
+    def close(self) -> None:
+        """End the bar that is shown."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

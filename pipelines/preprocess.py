@@ -1,0 +1,81 @@
+"""FASTA in, tokenized shards out: start Ray, run the stages, report. Runs on the driver."""
+
+from __future__ import annotations
+
+import time
+
+from hyena_glt.config.tree import Config
+from hyena_glt.data.manifest import Manifest
+from hyena_glt.data.plan import Plan, prepare
+from hyena_glt.data.preprocess import plan_only
+from hyena_glt.data.preprocess import preprocess as run_stages
+from hyena_glt.data.resume import claim, refuse_other_run
+from hyena_glt.errors import DataError
+
+from ._progress import Progress
+from ._ray import start_ray
+
+Result = dict[str, object]
+
+
+def preprocess(cfg: Config, *, dry_run: bool = False) -> Result:
+    """Preprocess as the tree says; the result is plain JSON: the folder, rows, tokens and bases a split, what was dropped, the speed.
+
+    The same call on a finished folder gives its result again, on an interrupted one goes on. Raises ConfigError for settings that
+    cannot work and for an output folder of another run, DataError for inputs that cannot be used; DataError too when a file cannot
+    be read or written (a full disk): then the same call goes on where it stopped.
+    """
+    progress = Progress("bytes or bases")
+    try:
+        return _dry_run(cfg, progress) if dry_run else _run(cfg, progress)
+    except OSError as error:
+        raise DataError(f"a file could not be read or written ({error}); when that is cured, the same command goes on") from error
+    finally:
+        progress.close()
+
+
+def _dry_run(cfg: Config, progress: Progress) -> Result:
+    run = prepare(cfg, progress)
+    refuse_other_run(run.output, run.identity)
+    with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
+        return describe_plan(plan_only(run, progress))
+
+
+def _run(cfg: Config, progress: Progress) -> Result:
+    started = time.monotonic()
+    run = prepare(cfg, progress)
+    manifest = claim(run.output, run.identity)
+    if manifest is None:
+        with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
+            started = time.monotonic()  # the speed is that of the work, without Ray's start
+            manifest = run_stages(run, progress)
+    return describe(cfg, manifest, time.monotonic() - started)
+
+
+def describe(cfg: Config, manifest: Manifest, seconds: float) -> Result:
+    """The result of a finished run; `bases_per_s` counts the bases of all inputs."""
+    splits = {name: {"rows": split.rows, "tokens": split.tokens, "bases": split.bases} for name, split in manifest.splits.items()}
+    return {
+        "path": cfg.output.path,
+        "splits": splits,
+        "dropped": manifest.dropped,
+        "seconds": round(seconds, 2),
+        "bases_per_s": round(sum(item.bases for item in manifest.inputs) / seconds),
+    }
+
+
+def describe_plan(plan: Plan) -> Result:
+    """What a run would do; windows and shards are counted before the filters."""
+    splits = {name: {"windows": regions.num_windows, "shards": 0} for name, regions in plan.job.regions.items() if regions.num_windows}
+    for task in plan.tasks:
+        splits[task.split]["shards"] += 1
+    return {
+        "path": str(plan.job.output),
+        "inputs": len(plan.inputs),
+        "records": sum(item.records for item in plan.inputs),
+        "bases": plan.num_bases,
+        "width": plan.job.width,
+        "tokenizer": plan.job.tokenizer.to_dict(),
+        "splits": splits,
+        "dropped": plan.dropped,
+    }
