@@ -1,0 +1,174 @@
+"""The run folder and its checkpoints: names, pointers, atomic commits and finding the newest whole one. No Ray, no DeepSpeed.
+
+    <run>/config.yaml  environment.json  metrics.jsonl  result.json  logs/
+    <run>/checkpoints/step_00005000/   model.safetensors, optimizer/ (a shard a rank), config.yaml, tokenizer.json, checkpoint.json
+    <run>/checkpoints/{latest,best_model,epoch_10}   one-line files that name a step folder
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from ..errors import CheckpointError
+
+CHECKPOINTS = "checkpoints"
+LATEST, BEST = "latest", "best_model"
+COMMIT_FILE = "checkpoint.json"
+WEIGHTS_FILE = "model.safetensors"
+OPTIMIZER_FOLDER = "optimizer"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Where a run stands; it is all that a resume needs beside weights and optimizer state."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    tokens: int = 0
+    """Tokens trained on, without padding."""
+    best_loss: float | None = None
+    """Lowest validation loss so far."""
+    best_step: int | None = None
+    evaluations_without_gain: int = 0
+    eval_loss: float | None = None
+    """Validation loss at this step, if it was evaluated."""
+    worker_seconds: float = 0.0
+    """Wall time of all workers together, over all starts."""
+    loss_scale: float = 1.0
+    """Factor on the loss (fp16)."""
+    good_steps: int = 0
+    """Steps without overflow since the loss scale last changed (fp16)."""
+    stopped_by: str | None = None
+    """Why the run ended here, if it did."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointInfo:
+    """What checkpoint.json holds beside the list of files."""
+
+    progress: Progress
+    world_size: int
+    """Workers that wrote it; 0 for weights without optimizer state (`--mode init_only`)."""
+    zero_stage: int
+    global_rows: int | None
+    """Rows in a global batch, fixed by the first start."""
+    data_checksum: str | None
+
+    @property
+    def has_optimizer(self) -> bool:
+        return self.world_size > 0
+
+
+def step_name(step: int) -> str:
+    """Name of the folder for `step`."""
+    return f"step_{step:08d}"
+
+
+def atomic_write(path: Path, text: str) -> None:
+    """Write so that a reader, and a crash, see the old text or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def staging_folder(run: Path, step: int) -> Path:
+    """Where the ranks write before the commit."""
+    return run / CHECKPOINTS / f".{step_name(step)}.partial"
+
+
+def commit(run: Path, info: CheckpointInfo) -> Path:
+    """List the staged files with their sizes, then give the folder its name; only now does the checkpoint exist."""
+    staged = staging_folder(run, info.progress.step)
+    final = run / CHECKPOINTS / step_name(info.progress.step)
+    sizes = {str(p.relative_to(staged)): p.stat().st_size for p in sorted(staged.rglob("*")) if p.is_file()}
+    atomic_write(staged / COMMIT_FILE, json.dumps(asdict(info) | {"files": sizes}, indent=1) + "\n")
+    if final.exists():  # a damaged one, or one that this run has gone behind
+        shutil.rmtree(final)
+    staged.rename(final)
+    point(run, LATEST, final.name)
+    return final
+
+
+def point(run: Path, pointer: str, name: str) -> None:
+    """Let the one-line file `pointer` name the step folder `name`."""
+    atomic_write(run / CHECKPOINTS / pointer, name + "\n")
+
+
+def prune(run: Path, keep: int | None) -> None:
+    """Delete all but the newest `keep` step folders; those that a pointer names stay. Leftovers of crashes go too."""
+    folder = run / CHECKPOINTS
+    for leftover in folder.glob(".step_*.partial"):
+        shutil.rmtree(leftover)
+    if keep is None:
+        return
+    named = {pointer.read_text().strip() for pointer in folder.iterdir() if pointer.is_file()}
+    for old in sorted(folder.glob("step_*"))[:-keep]:
+        if old.name not in named:
+            shutil.rmtree(old)
+
+
+def read_info(step_folder: Path) -> CheckpointInfo:
+    """Read checkpoint.json and compare the files that it lists; CheckpointError names the first that is missing or cut short."""
+    try:
+        saved = json.loads((step_folder / COMMIT_FILE).read_text())
+        files = saved.pop("files")
+        info = CheckpointInfo(**saved | {"progress": Progress(**saved["progress"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{step_folder} is not a whole checkpoint: {COMMIT_FILE} is missing or damaged ({error})") from error
+    for name, size in files.items():
+        path = step_folder / name
+        found = path.stat().st_size if path.exists() else None
+        if found != size:
+            raise CheckpointError(f"{path}: {'missing' if found is None else f'{found:,} bytes'}, it was written with {size:,} bytes")
+    return info
+
+
+def newest_whole(run: Path, warn: list[str]) -> Path | None:
+    """The newest step folder that is whole, or None; a sentence for each damaged one that was passed over goes to `warn`."""
+    for step_folder in sorted((run / CHECKPOINTS).glob("step_*"), reverse=True):
+        try:
+            read_info(step_folder)
+            return step_folder
+        except CheckpointError as error:
+            warn.append(f"passed over a damaged checkpoint: {error}")
+    return None
+
+
+def resolve_checkpoint(path: str | Path) -> Path:
+    """The step folder that `path` means: a run folder, its checkpoints folder, a step folder, or a pointer file.
+
+    A run folder means its best checkpoint, or the latest where none was evaluated. CheckpointError says what was looked for.
+    """
+    path = Path(path)
+    if (path / COMMIT_FILE).exists():
+        return path
+    if path.is_file():
+        return _follow(path)
+    folder = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
+    for pointer in (BEST, LATEST):
+        if (folder / pointer).is_file():
+            return _follow(folder / pointer)
+    raise CheckpointError(
+        f"no checkpoint at {path}: it is not a step folder (with {COMMIT_FILE}), not a pointer file such as {LATEST}, "
+        f"and has neither {CHECKPOINTS}/{BEST} nor {CHECKPOINTS}/{LATEST}"
+    )
+
+
+def _follow(pointer: Path) -> Path:
+    name = pointer.read_text().strip()
+    target = pointer.parent / name
+    if not name.startswith("step_") or not (target / COMMIT_FILE).exists():
+        raise CheckpointError(f"{pointer} names {name!r}, and there is no such checkpoint beside it")
+    return target
+
+
+def finished(progress: Progress, reason: str) -> Progress:
+    """The same progress, marked as the end of the run."""
+    return replace(progress, stopped_by=reason)

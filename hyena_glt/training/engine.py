@@ -1,0 +1,197 @@
+"""The only place that knows DeepSpeed: build an engine, take a step, save and load a rank's share. Runs on the workers."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from argparse import Namespace
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..config.tree import HardwareConfig, TrainingConfig
+from ..errors import CheckpointError
+from .checkpoint import OPTIMIZER_FOLDER, WEIGHTS_FILE
+from .optim import adamw, set_rate
+from .precision import Precision, autocast
+
+STATE_TAG, UNIVERSAL_TAG = "state", "universal"
+
+
+class LossModel(Protocol):
+    """What is trained: ids, padding, targets -> (loss sum in nats, hits), see `model.LanguageModel`."""
+
+    def __call__(self, ids: torch.Tensor, padding: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+class Autocast(nn.Module):
+    """A model that computes in `precision`, its weights in float32."""
+
+    def __init__(self, model: nn.Module, precision: Precision, device_type: str) -> None:
+        super().__init__()
+        self.model, self.precision, self.device_type = model, precision, device_type
+
+    def forward(self, ids: torch.Tensor, padding: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with autocast(self.precision, self.device_type):
+            return self.model(ids, padding, targets)
+
+
+def import_deepspeed(device_type: str) -> Any:
+    """DeepSpeed, told which accelerator to use; it asks the environment while it is imported.
+
+    On a CPU its shared-memory collective would be compiled on first use: it is off, gloo does the same without a compiler.
+    Every torch.load is restricted to plain data, with DeepSpeed's own few types allowed by name.
+    """
+    os.environ["DS_ACCELERATOR"] = device_type
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    import deepspeed
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    if device_type == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    torch.serialization.add_safe_globals([ZeroStageEnum, LossScaler, DynamicLossScaler, fragment_address])
+    return deepspeed
+
+
+def deepspeed_config(
+    hardware: HardwareConfig, *, batch_size: int, accumulation_steps: int, max_grad_norm: float | None, universal: bool
+) -> dict[str, Any]:
+    """DeepSpeed's JSON. Precision is not in it: see `Autocast`."""
+    zero: dict[str, Any] = {"stage": hardware.zero_stage}
+    if hardware.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if hardware.offload_parameters:
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": batch_size,
+        "gradient_accumulation_steps": accumulation_steps,
+        "gradient_clipping": max_grad_norm or 0.0,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": sys.maxsize,
+        "checkpoint": {"load_universal": universal},
+    }
+
+
+@dataclass(slots=True)
+class Engine:
+    """A DeepSpeed engine behind the few verbs that the loop needs."""
+
+    deepspeed: Any
+    _engine: Any
+    model: nn.Module
+    zero_stage: int
+
+    def loss(self, ids: torch.Tensor, padding: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(Sum of cross-entropy in nats over the scored positions, number of right predictions)."""
+        return self._engine(ids, padding, targets)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add this micro-step's gradient; DeepSpeed averages over workers, the loop scales for that."""
+        self._engine.backward(loss, scale_wrt_gas=False)
+        self._engine.step()  # moves the weights only on the last micro-step
+
+    def set_rate(self, rate: float) -> None:
+        """Learning rate of the next step."""
+        set_rate(self._engine.optimizer, rate)
+
+    def scale_loss(self, scale: float) -> None:
+        """Loss scale of the next step (fp16, ZeRO 1 to 3); DeepSpeed unscales before it clips."""
+        if scale != 1.0:
+            self._engine.optimizer.override_loss_scale(scale)
+
+    def grad_norm(self) -> float:
+        """Global gradient norm of the last step before clipping; infinite where the step was skipped."""
+        norm = self._engine.get_global_grad_norm()
+        return float("nan") if norm is None else float(norm)
+
+    def train(self, mode: bool = True) -> None:
+        """Dropout on or off."""
+        self._engine.train(mode)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The whole float32 state dict on the CPU, on rank 0; empty elsewhere. Every rank must call it."""
+        state: dict[str, torch.Tensor] = {}
+        for prefix, module in self.model.named_modules(remove_duplicate=True):
+            own = list(module.named_parameters(recurse=False))
+            with self._gathered([parameter for _, parameter in own]):
+                if dist.get_rank() == 0:
+                    named = own + [(n, b) for n, b in module.named_buffers(recurse=False) if n not in module._non_persistent_buffers_set]
+                    state |= {f"{prefix}.{n}".lstrip("."): t.detach().to("cpu", copy=True) for n, t in named}
+        return state
+
+    def _gathered(self, parameters: list[nn.Parameter]) -> Any:
+        return self.deepspeed.zero.GatheredParameters(parameters, enabled=self.zero_stage == 3 and bool(parameters))
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's optimizer shard, and on rank 0 the weights, below `folder`. Every rank must call it."""
+        self._engine.save_checkpoint(str(folder / OPTIMIZER_FOLDER), tag=STATE_TAG, save_latest=False)
+        state = self.weights()
+        if state:
+            safetensors.torch.save_file(state, folder / WEIGHTS_FILE)
+
+    def load(self, folder: Path, *, universal: bool) -> None:
+        """Go on from `folder`: weights and optimizer state. Every rank must call it."""
+        source = folder / OPTIMIZER_FOLDER
+        loaded, _ = self._engine.load_checkpoint(str(source), tag=UNIVERSAL_TAG if universal else STATE_TAG)
+        if loaded is None:
+            raise CheckpointError(f"DeepSpeed found no optimizer state in {source}")
+
+
+def build_engine(
+    model: nn.Module, hardware: HardwareConfig, training: TrainingConfig, *, device: torch.device,
+    precision: Precision, accumulation_steps: int, universal: bool,
+) -> Engine:
+    """Put `model` on `device` under DeepSpeed; torch.distributed must be initialised."""
+    deepspeed = import_deepspeed(device.type)
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
+    if hardware.compile_model:
+        for block in model.backbone.blocks:
+            block.compile(dynamic=False)
+    model.to(device)
+    optimizer = adamw(
+        model, rate=training.learning_rate, weight_decay=training.weight_decay,
+        betas=(training.adam_beta1, training.adam_beta2), epsilon=training.adam_epsilon,
+    )
+    config = deepspeed_config(
+        hardware, batch_size=training.batch_size, accumulation_steps=accumulation_steps,
+        max_grad_norm=training.max_grad_norm, universal=universal,
+    )
+    engine, *_ = deepspeed.initialize(model=Autocast(model, precision, device.type), optimizer=optimizer, config=config)
+    return Engine(deepspeed, engine, model, hardware.zero_stage)
+
+
+def make_universal(folder: Path, device_type: str) -> None:
+    """Rewrite a checkpoint's optimizer shards so that any number of workers can load them; one rank calls it.
+
+    ZeRO 1 and 2 write no universal metadata of their own, hence `inject_missing_state`. One process each, because a worker
+    with threads must not fork.
+    """
+    import_deepspeed(device_type)
+    from deepspeed.checkpoint import ds_to_universal
+
+    source = folder / OPTIMIZER_FOLDER
+    final = source / UNIVERSAL_TAG
+    if final.exists():
+        return
+    partial = source / f".{UNIVERSAL_TAG}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    options = Namespace(
+        input_folder=str(source / STATE_TAG), output_folder=str(partial), num_extract_workers=1, num_merge_workers=1,
+        keep_temp_folder=False, strict=True, inject_missing_state=True,
+    )
+    with redirect_stdout(io.StringIO()):
+        ds_to_universal.main(options)
+    partial.rename(final)

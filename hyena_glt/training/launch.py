@@ -1,0 +1,187 @@
+"""Start a run on Ray Train, watch it, restart it after lost workers; runs on the driver."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.exceptions import RayError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from ..config import Config, config_from_dict, config_to_dict
+from ..errors import ClusterError, HyenaError
+from .worker import STOP_FILE, ray_worker
+
+RAY_FOLDER = ".ray"
+"""Ray Train's own bookkeeping inside the run folder; checkpoints are ours, so nothing in it is needed to go on."""
+
+log = logging.getLogger(__name__)
+
+
+def choose_workers(cfg: Config, *, num_gpus: int) -> tuple[int, bool]:
+    """(Number of workers, whether each has a GPU) on a cluster with `num_gpus` GPUs."""
+    wanted = cfg.hardware.num_gpus if cfg.hardware.num_gpus is not None else num_gpus
+    workers = cfg.cluster.train_workers
+    if isinstance(workers, tuple):
+        workers = min(max(wanted, workers[0]), workers[1])
+    return workers or max(1, wanted), wanted > 0
+
+
+def train_on_ray(cfg: Config, run: Path, *, workers: int, use_gpu: bool) -> None:
+    """Train until the run has ended; ClusterError if workers fail more often than `cluster.max_failures`.
+
+    Restarts are made here and not by Ray Train, because bad data or a bad setting would fail the same way each time.
+    """
+    for attempt in range(cfg.cluster.max_failures + 1):
+        try:
+            _fit_once(cfg, run, workers=workers, use_gpu=use_gpu)
+            return
+        except ray.train.WorkerGroupError as error:
+            _raise_if_ours(error)
+            reason = _first_reason(error)
+            if not _may_pass(error):
+                raise ClusterError(f"training stopped on an error that a restart would meet again: {reason}") from error
+            if attempt == cfg.cluster.max_failures:
+                raise ClusterError(
+                    f"training failed {attempt + 1} times, last by: {reason}. The same command goes on from the last checkpoint in {run}"
+                ) from error
+            log.warning("a worker was lost (%s); going on from the last checkpoint, restart %d of %d",
+                        reason, attempt + 1, cfg.cluster.max_failures)
+        except ray.train.ControllerError as error:
+            _raise_if_ours(error)
+            raise ClusterError(f"Ray Train could not run the job: {error.controller_failure}") from error
+
+
+def _fit_once(cfg: Config, run: Path, *, workers: int, use_gpu: bool) -> None:
+    storage = run / RAY_FOLDER
+    trainer = TorchTrainer(
+        _train_on_worker,
+        train_loop_config={"config": config_to_dict(cfg), "run": str(run)},
+        torch_config=TorchConfig(backend=_backend(cfg, use_gpu)),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=use_gpu,
+            resources_per_worker={"CPU": cfg.cluster.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"start_{time.time_ns()}", storage_path=str(storage),
+            failure_config=ray.train.FailureConfig(max_failures=0),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            worker_runtime_env={"env_vars": _worker_environment(cfg, use_gpu)},
+        ),
+    )
+    try:
+        with _stop_on_interrupt(run):
+            _in_thread(trainer.fit)
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+def _backend(cfg: Config, use_gpu: bool) -> str:
+    """gloo for sums on the host, nccl between GPUs."""
+    wanted = cfg.hardware.distributed_backend
+    return "cpu:gloo,cuda:nccl" if use_gpu and wanted in ("auto", "nccl") else "gloo"
+
+
+def _worker_environment(cfg: Config, use_gpu: bool) -> dict[str, str]:
+    """What must be set before a worker imports torch and DeepSpeed."""
+    threads = str(cfg.cluster.cpus_per_worker)
+    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}
+    return environment | ({} if use_gpu else {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""})
+
+
+def _train_on_worker(settings: dict[str, Any]) -> None:
+    """What each worker runs; only plain values cross the wire."""
+    import torch
+
+    from .loop import train
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    train(config_from_dict(settings["config"]), ray_worker(settings["run"]))
+
+
+def _in_thread(function: Callable[[], object]) -> None:
+    """Run `function` beside the main thread, which stays free for signals and does not hand them to Ray Train."""
+    outcome: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001  (re-raised below, in the thread that waits)
+            outcome.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(timeout=0.2)
+    if outcome:
+        raise outcome[0]
+
+
+@contextmanager
+def _stop_on_interrupt(run: Path) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks the workers to save and end; a second one acts as usual."""
+    stop = run / STOP_FILE
+    stop.unlink(missing_ok=True)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(signum: int, _frame: object) -> None:
+        log.warning("interrupted: saving a checkpoint, then ending; once more to end at once")
+        stop.touch()
+        signal.signal(signum, previous[signum])
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        stop.unlink(missing_ok=True)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception and all that led to it, those of single workers included."""
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        current = queue.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        queue += [current.__cause__, getattr(current, "cause", None), getattr(current, "controller_failure", None)]
+        queue += list((getattr(current, "worker_failures", None) or {}).values())
+
+
+def _raise_if_ours(error: BaseException) -> None:
+    """Raise the HyenaError inside, if there is one: it is a sentence for the user, and a retry would not help."""
+    for cause in _causes(error):
+        if isinstance(cause, HyenaError):
+            raise cause from None
+
+
+def _may_pass(error: ray.train.WorkerGroupError) -> bool:
+    """Whether a restart may help: a process, node, device or connection was lost. A mistake in code or too little memory stays."""
+    lost = (RayError, RuntimeError, OSError)
+    failures = list(error.worker_failures.values())
+    memory = any(type(cause).__name__ == "OutOfMemoryError" and not isinstance(cause, RayError) for cause in _causes(error))
+    return not memory and any(isinstance(failure, lost) and not isinstance(failure, NotImplementedError) for failure in failures)
+
+
+def _first_reason(error: ray.train.WorkerGroupError) -> str:
+    rank, failure = next(iter(error.worker_failures.items()))
+    text = str(failure).strip().splitlines()
+    return f"worker {rank}: {type(failure).__name__}: {text[0] if text else ''}"
+
+

@@ -1,0 +1,325 @@
+"""The training loop: restore, step, evaluate, save. Plain torch behind `Engine` and `Worker`; it knows nothing of Ray."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..config import Config, active_tasks, config_to_dict, dump_config
+from ..data.batches import Batch, EvaluationBatches, Slice, TrainingBatches, load
+from ..data.dataset import Rows, open_rows
+from ..data.manifest import checksum
+from ..errors import ClusterError
+from ..inference.load import load_weights
+from ..model import build_model
+from ..objectives import Objective, build_objective
+from .checkpoint import (
+    BEST, WEIGHTS_FILE, CheckpointInfo, Progress, atomic_write, commit, finished, newest_whole, point, prune, read_info,
+    resolve_checkpoint, staging_folder, step_name,
+)
+from .engine import Engine, build_engine, make_universal
+from .metrics import Meter, Report, RunLog, device_metrics, loss_metrics, peak_flops
+from .optim import learning_rate
+from .plan import Plan, make_plan
+from .precision import choose_precision, initial_loss_scale, next_loss_scale
+from .worker import Worker
+
+
+@dataclass(slots=True)
+class Run:
+    """All that the loop works with; only `progress` and `meter` change."""
+
+    cfg: Config
+    worker: Worker
+    plan: Plan
+    engine: Engine
+    objective: Objective
+    train_rows: Rows
+    val_rows: Rows | None
+    log: RunLog | None
+    precision: str
+    progress: Progress
+    num_parameters: int
+    meter: Meter = field(default_factory=Meter)
+    entered: float = field(default_factory=time.monotonic)
+    _seconds_before: float = 0.0
+
+    def worker_seconds(self) -> float:
+        """Wall time of all workers together, earlier starts included."""
+        return self._seconds_before + (time.monotonic() - self.entered) * self.worker.world_size
+
+
+def train(cfg: Config, worker: Worker) -> Progress:
+    """Train to the last step, going on from the run folder's newest whole checkpoint if it has one."""
+    run = prepare(cfg, worker)
+    rate = _rate_of(cfg, run.plan)
+    start = run.progress.step
+    _start_report(run)
+
+    # A batch depends only on (data, seed, step), so starting here is an exact resume.
+    micro_steps = range(start * run.plan.accumulation_steps, run.plan.total_steps * run.plan.accumulation_steps)
+    stream = _training_stream(run, micro_steps)
+    run.engine.train()
+    run.meter = Meter()
+    for step in range(start, run.plan.total_steps):
+        torch.manual_seed(hash((cfg.training.seed, step, worker.rank)))  # dropout too is a function of the step
+        stop = _take_step(run, stream, rate(step))
+        reason = _end_reason(run, stop)
+        _log_if_due(run, rate(step), last=reason is not None)
+        reason = _evaluate_if_due(run, last=reason == "finished") or reason
+        _save_if_due(run, reason)
+        if reason:
+            break
+    _end_report(run)
+    return run.progress
+
+
+def prepare(cfg: Config, worker: Worker) -> Run:
+    """Open the data, build the model, and restore weights, optimizer and position."""
+    train_rows = open_rows(str(cfg.data.train_path), "train", cfg.data.sequence_length)
+    val_rows = open_rows(cfg.data.val_path, "val", cfg.data.sequence_length) if cfg.data.val_path else None
+    objective = build_objective(next(iter(active_tasks(cfg.tasks).values())), train_rows.tokenizer)
+    warnings: list[str] = []
+    found = newest_whole(worker.run, warnings)
+    info = read_info(found) if found else None
+    plan = make_plan(
+        cfg.training, world_size=worker.world_size, num_rows=train_rows.num_rows, width=train_rows.width,
+        padding_share=train_rows.padding_share, global_rows=info.global_rows if info else None,
+    )
+    precision = choose_precision(cfg.hardware, worker.device.type)
+    model = initial_model(cfg, vocab_size=train_rows.tokenizer.vocab_size, causal=objective.causal, start=found)
+    num_parameters = sum(p.numel() for p in model.parameters())
+    engine, progress = _restore(cfg, worker, plan, model, precision, found, info)
+    log = RunLog(worker.run, cfg.logging, settings=config_to_dict(cfg)) if worker.leads else None
+    run = Run(
+        cfg, worker, plan, engine, objective, train_rows, val_rows, log, precision, progress, num_parameters,
+        _seconds_before=progress.worker_seconds,
+    )
+    for warning in warnings:
+        _write(run, {"kind": "warning", "step": progress.step, "message": warning})
+    return run
+
+
+def initial_model(cfg: Config, *, vocab_size: int, causal: bool, start: Path | None = None) -> nn.Module:
+    """The model with the weights of checkpoint `start`, else of `training.init_from`, else with the seed's."""
+    torch.manual_seed(cfg.training.seed)  # the same weights on every rank
+    model = build_model(cfg.model, vocab_size=vocab_size, causal=causal)
+    model.backbone.gradient_checkpointing = cfg.hardware.gradient_checkpointing
+    if start is None and cfg.training.init_from:
+        start = resolve_checkpoint(cfg.training.init_from)
+    if start is not None:
+        load_weights(model, start / WEIGHTS_FILE)
+    return model
+
+
+def _restore(
+    cfg: Config, worker: Worker, plan: Plan, model: nn.Module, precision: str, found: Path | None, info: CheckpointInfo | None
+) -> tuple[Engine, Progress]:
+    """An engine in the state of checkpoint `found`, or in the initial one."""
+    universal = info is not None and info.has_optimizer and info.world_size != worker.world_size and info.zero_stage > 0
+    if universal and worker.leads:
+        make_universal(found, worker.device.type)
+    worker.barrier()
+    engine = build_engine(
+        model, cfg.hardware, cfg.training, device=worker.device, precision=precision,
+        accumulation_steps=plan.accumulation_steps, universal=universal,
+    )
+    if found is None or info is None or not info.has_optimizer:
+        return engine, Progress(loss_scale=initial_loss_scale(precision))
+    engine.load(found, universal=universal)
+    return engine, replace(info.progress, stopped_by=None)
+
+
+def _rate_of(cfg: Config, plan: Plan):  # noqa: ANN202
+    training = cfg.training
+    floor = training.learning_rate / 10 if training.min_learning_rate is None else training.min_learning_rate
+
+    def rate(step: int) -> float:
+        return learning_rate(
+            step, peak=training.learning_rate, floor=floor, warmup_steps=plan.warmup_steps, total_steps=plan.total_steps
+        )
+
+    return rate
+
+
+def _training_stream(run: Run, micro_steps: range) -> Iterator[Batch]:
+    part = Slice(run.worker.rank, run.worker.world_size, run.plan.batch_size, run.plan.accumulation_steps)
+    batches = TrainingBatches(run.train_rows, run.objective, run.cfg.training.seed, part, run.cfg.data.shuffle_row_groups)
+    hardware = run.cfg.hardware
+    return load(batches, micro_steps, num_workers=hardware.num_workers, pin_memory=hardware.pin_memory and run.worker.device.type == "cuda")
+
+
+def _take_step(run: Run, stream: Iterator[Batch], rate: float) -> bool:
+    """One optimizer step on the mean over all scored tokens of the global batch; returns whether a stop was asked for."""
+    batches = [next(stream) for _ in range(run.plan.accumulation_steps)]
+    scored, tokens, stop = run.worker.sum(
+        sum(b.num_scored for b in batches), sum(b.num_tokens for b in batches), float(run.worker.stop_requested())
+    ).tolist()
+    run.engine.set_rate(rate)
+    run.engine.scale_loss(run.progress.loss_scale)
+    for batch in batches:
+        batch = batch.to(run.worker.device)
+        loss_sum, hits = run.engine.loss(batch.inputs, batch.padding, batch.targets)
+        # DeepSpeed averages gradients over workers; a mean over the scored tokens of all of them is wanted.
+        run.engine.backward(loss_sum * (run.worker.world_size / max(1.0, scored)))
+        run.meter.add(loss_sum.detach(), hits.detach(), batch.num_scored, batch.num_tokens)
+    run.progress = replace(run.progress, step=run.progress.step + 1, tokens=run.progress.tokens + int(tokens))
+    if run.precision == "fp16":
+        run.progress = next_loss_scale(run.progress, overflowed=not math.isfinite(run.engine.grad_norm()))
+    return stop > 0
+
+
+def _end_reason(run: Run, stop: bool) -> str | None:
+    if run.progress.step >= run.plan.total_steps:
+        return "finished"
+    return "interrupted" if stop else None
+
+
+def _log_if_due(run: Run, rate: float, *, last: bool) -> None:
+    """Write the means since the last line. A loss that is not finite ends the run, its weights are not saved."""
+    if run.progress.step % run.cfg.logging.log_interval and not last:
+        return
+    meter = run.meter
+    loss_sum, hits, scored, tokens = run.worker.sum(float(meter.loss_sum), float(meter.hits), meter.scored, meter.tokens).tolist()
+    grad_norm = run.engine.grad_norm()
+    total = Meter(loss_sum, hits, scored, int(tokens), meter.started)
+    if not math.isfinite(total.mean_loss):
+        raise ClusterError(
+            f"the training loss is {total.mean_loss} at step {run.progress.step}; nothing of it was saved. "
+            f"Lower training.learning_rate or training.max_grad_norm, or check the data, and run the same command to go on from "
+            f"the last checkpoint"
+        )
+    _write(run, {
+        **_position(run, "train"),
+        **loss_metrics(total.mean_loss, total.accuracy, run.train_rows.tokenizer, causal=run.objective.causal),
+        "learning_rate": rate, "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
+        "tokens_per_s": total.tokens_per_s(), **_mfu(run, total.tokens_per_s()), **device_metrics(run.worker.device),
+        **({"loss_scale": run.progress.loss_scale} if run.precision == "fp16" else {}),
+    })
+    run.meter = Meter()
+
+
+def _mfu(run: Run, tokens_per_s: float) -> Report:
+    """Model FLOPs utilisation: 6 N operations a token, N all parameters but an untied embedding, over the device's bf16 peak."""
+    peak = peak_flops(run.worker.device)
+    return {"mfu": 6.0 * run.num_parameters * tokens_per_s / (peak * run.worker.world_size)} if peak else {}
+
+
+def _evaluate_if_due(run: Run, *, last: bool) -> str | None:
+    """Validate every `eval_interval` steps and at the end; returns "early_stopping" when patience runs out."""
+    run.progress = replace(run.progress, eval_loss=None)
+    if run.val_rows is None or (run.progress.step % run.cfg.logging.eval_interval and not last):
+        return None
+    with run.meter.paused():
+        loss, accuracy = _evaluate(run)
+    progress = run.progress
+    improved = progress.best_loss is None or loss < progress.best_loss
+    run.progress = replace(
+        progress, eval_loss=loss, best_loss=loss if improved else progress.best_loss, best_step=progress.step if improved else progress.best_step,
+        evaluations_without_gain=0 if improved else progress.evaluations_without_gain + 1,
+    )
+    report = _position(run, "eval") | loss_metrics(loss, accuracy, run.train_rows.tokenizer, causal=run.objective.causal)
+    _write(run, report)
+    run.worker.report(report)
+    patience = run.cfg.training.early_stopping_patience
+    return "early_stopping" if patience and run.progress.evaluations_without_gain >= patience else None
+
+
+def _evaluate(run: Run) -> tuple[float, float]:
+    """Mean loss in nats and accuracy over the scored tokens of the validation split."""
+    batches = EvaluationBatches(run.val_rows, run.objective, run.plan.batch_size, run.worker.rank, run.worker.world_size)
+    count = min(len(batches), run.cfg.training.eval_max_batches or len(batches))
+    meter = Meter()
+    run.engine.train(False)
+    with torch.no_grad():
+        for batch in load(batches, range(count)):
+            moved = batch.to(run.worker.device)
+            loss_sum, hits = run.engine.loss(moved.inputs, moved.padding, moved.targets)
+            meter.add(loss_sum, hits, batch.num_scored, batch.num_tokens)
+    run.engine.train()
+    loss_sum, hits, scored = run.worker.sum(float(meter.loss_sum), float(meter.hits), meter.scored).tolist()
+    return loss_sum / max(1.0, scored), hits / max(1.0, scored)
+
+
+def _save_if_due(run: Run, reason: str | None) -> None:
+    """Save every `save_interval` steps, at the end of the run, at each best evaluation and every `save_epochs` epochs."""
+    logging, step = run.cfg.logging, run.progress.step
+    best = run.progress.best_step == step
+    epoch = _epoch_mark(run)
+    if not (step % logging.save_interval == 0 or reason or best or epoch):
+        return
+    with run.meter.paused():
+        save(run, reason)
+    if not run.worker.leads:
+        return
+    if best:
+        point(run.worker.run, BEST, step_name(step))
+    if epoch:
+        point(run.worker.run, f"epoch_{epoch}", step_name(step))
+    prune(run.worker.run, logging.keep_checkpoints)
+
+
+def _epoch_mark(run: Run) -> int | None:
+    """N where this step completes epoch N and `epoch_N` is wanted."""
+    every = run.cfg.logging.save_epochs
+    if not every:
+        return None
+    before, now = (math.floor(run.plan.epoch(step) / every) for step in (run.progress.step - 1, run.progress.step))
+    return now * every if now > before else None
+
+
+def save(run: Run, reason: str | None) -> None:
+    """All ranks write their share, then rank 0 commits."""
+    worker, staged = run.worker, staging_folder(run.worker.run, run.progress.step)
+    progress = replace(run.progress, worker_seconds=run.worker_seconds())
+    if worker.leads:
+        staged.mkdir(parents=True, exist_ok=True)
+    worker.barrier()
+    run.engine.save(staged)
+    worker.barrier()
+    if worker.leads:
+        atomic_write(staged / "config.yaml", dump_config(run.cfg))
+        run.train_rows.tokenizer.save(staged / "tokenizer.json")
+        commit(worker.run, CheckpointInfo(
+            progress=finished(progress, reason) if reason else progress, world_size=worker.world_size,
+            zero_stage=run.cfg.hardware.zero_stage, global_rows=run.plan.global_rows, data_checksum=checksum(run.train_rows.manifest),
+        ))
+    worker.barrier()
+    run.progress = finished(run.progress, reason) if reason else run.progress
+
+
+def _position(run: Run, kind: str) -> Report:
+    return {
+        "kind": kind, "step": run.progress.step, "total_steps": run.plan.total_steps, "tokens": run.progress.tokens,
+        "epoch": run.plan.epoch(run.progress.step), "elapsed_s": run.worker_seconds() / run.worker.world_size,
+    }
+
+
+def _start_report(run: Run) -> None:
+    device = run.worker.device
+    _write(run, {
+        **_position(run, "start"), "parameters": run.num_parameters, "world_size": run.worker.world_size, "precision": run.precision,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", "zero_stage": run.cfg.hardware.zero_stage,
+        "accumulation_steps": run.plan.accumulation_steps, "global_rows": run.plan.global_rows,
+    })
+
+
+def _end_report(run: Run) -> None:
+    kind = "gpu_hours" if run.worker.device.type == "cuda" else "cpu_hours"
+    per_worker = 1 if run.worker.device.type == "cuda" else run.cfg.cluster.cpus_per_worker
+    report = _position(run, "end") | {"reason": run.progress.stopped_by, kind: run.worker_seconds() * per_worker / 3600.0}
+    _write(run, report)
+    if run.log:
+        run.log.close()
+    run.worker.report(report)
+
+
+def _write(run: Run, report: Report) -> None:
+    if run.log:
+        run.log.write(report)

@@ -1,0 +1,166 @@
+"""What a run reports, and where: metrics.jsonl, TensorBoard, W&B. Rank 0 writes; runs on the workers.
+
+Every report is one flat dict of plain numbers. `kind` is "start", "train", "eval" or "end".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config.tree import LoggingConfig
+from ..tokenizers import Tokenizer
+
+Report = dict[str, float | int | str | None]
+
+METRICS_FILE = "metrics.jsonl"
+WANDB_ID_FILE = "wandb_id"
+
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12}
+"""Dense bf16 operations per second, from the vendors' data sheets."""
+
+
+def bits_per_base(loss: float, tokenizer: Tokenizer, *, causal: bool) -> float | None:
+    """Loss in nats a token -> bits a base, or None where a token does not bring whole new bases.
+
+    Characters and disjoint k-mers bring `bases_per_token` each. An overlapping k-mer brings one new base to a causal model; to a
+    masked model it brings none that its neighbours do not show, so there is no such figure.
+    """
+    if tokenizer.overlapping and not causal:
+        return None
+    return loss / math.log(2.0) / tokenizer.bases_per_token
+
+
+def loss_metrics(loss: float, accuracy: float, tokenizer: Tokenizer, *, causal: bool) -> Report:
+    """The figures that follow from a mean loss in nats."""
+    bits = bits_per_base(loss, tokenizer, causal=causal)
+    figures: Report = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": accuracy}
+    return figures | ({} if bits is None else {"bits_per_base": bits})
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Peak of the device in bf16, or None where it is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
+
+
+def device_metrics(device: torch.device) -> Report:
+    """Peak memory in GB and utilisation in percent of this rank's GPU; nothing on a CPU."""
+    if device.type != "cuda":
+        return {}
+    figures: Report = {"gpu_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9}
+    try:
+        figures["gpu_utilization"] = float(torch.cuda.utilization(device))
+    except (ModuleNotFoundError, RuntimeError):  # needs nvidia-ml-py and a driver that answers
+        pass
+    return figures
+
+
+@dataclass(slots=True)
+class Meter:
+    """Sums since the last report; times with a monotonic clock. Loss and hits stay on the device until they are asked for."""
+
+    loss_sum: float | torch.Tensor = 0.0
+    hits: float | torch.Tensor = 0.0
+    scored: float = 0.0
+    tokens: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def add(self, loss_sum: torch.Tensor, hits: torch.Tensor, scored: int, tokens: int) -> None:
+        """Add one micro-step's sums."""
+        self.loss_sum += loss_sum
+        self.hits += hits
+        self.scored += scored
+        self.tokens += tokens
+
+    @property
+    def mean_loss(self) -> float:
+        """Nats per scored token; NaN where nothing was scored."""
+        return float(self.loss_sum) / self.scored if self.scored else float("nan")
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.hits) / self.scored if self.scored else float("nan")
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time inside out of the rate."""
+        began = time.monotonic()
+        yield
+        self.started += time.monotonic() - began
+
+    def tokens_per_s(self) -> float:
+        """All workers together, since the meter was made."""
+        return self.tokens / max(1e-9, time.monotonic() - self.started)
+
+
+class RunLog:
+    """Rank 0's open files and services."""
+
+    def __init__(self, run: Path, cfg: LoggingConfig, *, settings: dict[str, object]) -> None:
+        self._file = (run / METRICS_FILE).open("a")
+        self._board = _tensorboard(run) if cfg.use_tensorboard else None
+        self._wandb = _wandb(run, cfg, settings) if cfg.use_wandb else None
+
+    def write(self, report: Report) -> None:
+        """One report, everywhere."""
+        self._file.write(json.dumps(report) + "\n")
+        self._file.flush()
+        step = int(report.get("step") or 0)
+        kind = str(report["kind"])
+        scalars = {f"{kind}/{k}": v for k, v in report.items() if isinstance(v, int | float) and k not in ("step", "time")}
+        if self._board:
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb and kind in ("train", "eval"):
+            self._wandb.log(scalars, step=step)
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._file.close()
+        if self._board:
+            self._board.close()
+        if self._wandb:
+            self._wandb.finish(quiet=True)
+
+
+def _tensorboard(run: Path):  # noqa: ANN202  (tensorboardX ships no types)
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(run / "logs"))
+
+
+def _wandb(run: Path, cfg: LoggingConfig, settings: dict[str, object]):  # noqa: ANN202  (wandb is an extra)
+    """The same W&B run after a resume; offline unless there is an account or the user chose a mode."""
+    import wandb
+
+    id_file = run / WANDB_ID_FILE
+    if not id_file.exists():
+        id_file.write_text(wandb.util.generate_id())
+    signed_in = bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+    return wandb.init(
+        project=cfg.wandb_project, name=run.name, id=id_file.read_text().strip(), resume="allow", dir=str(run), config=settings,
+        mode=os.environ.get("WANDB_MODE") or ("online" if signed_in else "offline"), settings=wandb.Settings(silent=True),
+    )
+
+
+def read_reports(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a metrics.jsonl, in the order written; a last line that a crash cut short is left out."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def last_reports(path: Path) -> dict[str, dict[str, Any]]:
+    """The last report of each kind."""
+    return {str(report["kind"]): report for report in read_reports(path)}

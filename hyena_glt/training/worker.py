@@ -1,0 +1,64 @@
+"""The door to the cluster: a worker's rank, device and the few collective acts that the loop needs. Runs on the workers.
+
+`ray_worker` is the only place where the training process asks Ray anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from .metrics import Report
+
+STOP_FILE = ".stop"
+"""Asks every worker to save and end after the current step; the driver makes it when it is interrupted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One training process; torch.distributed is initialised."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    run: Path
+    """The run folder, on storage that every worker sees."""
+    reports_to_ray: bool = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0, which writes logs and commits checkpoints."""
+        return self.rank == 0
+
+    def sum(self, *values: float) -> torch.Tensor:
+        """Element-wise sum over all workers, float64 [len(values)] on the CPU (gloo), so that no GPU is waited for."""
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total)
+        return total
+
+    def barrier(self) -> None:
+        """Wait for all workers."""
+        dist.barrier()
+
+    def stop_requested(self) -> bool:
+        """Whether the driver was interrupted."""
+        return self.leads and (self.run / STOP_FILE).exists()
+
+    def report(self, report: Report) -> None:
+        """Hand plain numbers to Ray Train, for its dashboard and for Tune. A barrier: every rank must call it."""
+        if self.reports_to_ray:
+            import ray.train
+
+            ray.train.report({key: value for key, value in report.items() if value is not None})
+
+
+def ray_worker(run: str) -> Worker:
+    """This process as Ray Train started it."""
+    import ray.train
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    return Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device(), Path(run), reports_to_ray=True)

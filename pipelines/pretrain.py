@@ -1,0 +1,240 @@
+"""Pretrain: check the settings against the data and the run folder, train on Ray, say what came out. Runs on the driver."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from hyena_glt import __version__
+from hyena_glt.config import Config, changed_settings, dump_config, load_config, require_built
+from hyena_glt.data.dataset import Rows, open_rows
+from hyena_glt.data.manifest import checksum
+from hyena_glt.errors import CheckpointError, ClusterError, ConfigError, DataError
+from hyena_glt.tokenizers import Tokenizer
+from hyena_glt.training.checkpoint import (
+    CHECKPOINTS, LATEST, CheckpointInfo, Progress, atomic_write, newest_whole, read_info, resolve_checkpoint,
+)
+from hyena_glt.training.launch import choose_workers, train_on_ray
+from hyena_glt.training.metrics import METRICS_FILE, last_reports
+from hyena_glt.training.plan import Plan, make_plan
+from hyena_glt.training.progress import progress_bar
+
+from ._ray import start_ray
+from .initialize import describe_model, save_initial
+
+FREE_SECTIONS = ("preprocessing", "tokenization", "output", "hardware", "cluster", "logging", "tune")
+"""Sections that may change when a run goes on; the first three have done their work."""
+FREE_SETTINGS = ("training.num_epochs", "training.max_steps", "training.max_tokens", "training.early_stopping_patience", "training.init_from",
+                 "training.output_dir", "model.vocab_size")
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(cfg: Config, *, init_only: bool = False, dry_run: bool = False) -> dict[str, Any]:
+    """Train a model as `cfg` says, going on where an earlier start of the same run ended.
+
+    Returns the result that the command line prints: status, run, steps, tokens, losses, checkpoint, hours.
+    Raises ConfigError, DataError, CheckpointError or ClusterError, before anything starts where that is possible.
+    """
+    require_built(cfg, "pretrain")
+    if init_only:
+        return save_initial(with_run_folder(cfg))
+    cfg, train_rows, val_rows = resolve(cfg)
+    run = Path(str(cfg.training.output_dir))
+    info = earlier_start(cfg, run, checksum(train_rows.manifest))
+    with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
+        workers, use_gpu = _workers(cfg)
+        plan = make_plan(
+            cfg.training, world_size=workers, num_rows=train_rows.num_rows, width=train_rows.width,
+            padding_share=train_rows.padding_share, global_rows=info.global_rows if info else None,
+        )
+        _announce(cfg, plan, run, use_gpu, info)
+        if dry_run:
+            return _dry_result(cfg, plan, train_rows, use_gpu)
+        if info and _has_ended(info.progress, plan):
+            log.warning("this run has ended already; its result follows. A larger max_steps, num_epochs or max_tokens goes on")
+            return run_result(run)
+        _claim(cfg, run, train_rows)
+        with progress_bar(run, total_steps=plan.total_steps):
+            train_on_ray(cfg, run, workers=workers, use_gpu=use_gpu)
+    return run_result(run)
+
+
+def with_run_folder(cfg: Config) -> Config:
+    """`training.output_dir` as an absolute path; default: runs/<model.name>."""
+    folder = cfg.training.output_dir or f"runs/{cfg.model.name}"
+    return replace(cfg, training=replace(cfg.training, output_dir=str(Path(folder).absolute())))
+
+
+def resolve(cfg: Config) -> tuple[Config, Rows, Rows | None]:
+    """Fill in what depends on the data, with absolute paths, and check that data and model fit each other."""
+    if cfg.data.train_path is None:
+        raise ConfigError("data.train_path: needed to train; give the folder that `hyena-glt preprocess` wrote")
+    cfg = with_run_folder(cfg)
+    train_path = str(Path(cfg.data.train_path).absolute())
+    train_rows = open_rows(train_path, "train", cfg.data.sequence_length)
+    val_path = cfg.data.val_path or (str(train_rows.folder) if "val" in train_rows.manifest.splits else None)
+    val_path = val_path and str(Path(val_path).absolute())
+    val_rows = open_rows(val_path, "val", cfg.data.sequence_length) if val_path else None
+    if val_rows and val_rows.tokenizer != train_rows.tokenizer:
+        raise DataError(f"the tokenizers of {train_path} and {val_path} differ; preprocess both with the same tokenization section")
+    model = replace(cfg.model, vocab_size=fitting_vocab_size(cfg, train_rows.tokenizer))
+    _check_lengths(cfg, train_rows)
+    data = replace(cfg.data, train_path=train_path, val_path=val_path)
+    training = cfg.training
+    if training.init_from:
+        training = replace(training, init_from=str(Path(training.init_from).absolute()))
+        resolve_checkpoint(str(training.init_from))
+    return replace(cfg, data=data, model=model, training=training), train_rows, val_rows
+
+
+def fitting_vocab_size(cfg: Config, tokenizer: Tokenizer) -> int:
+    """The tokenizer's number of symbols; ConfigError if `model.vocab_size` says another."""
+    if cfg.model.vocab_size not in (None, tokenizer.vocab_size):
+        raise ConfigError(
+            f"model.vocab_size: {cfg.model.vocab_size} does not fit the data, whose {tokenizer.kind} tokenizer has {tokenizer.vocab_size} symbols; "
+            f"set it to {tokenizer.vocab_size} or leave it out"
+        )
+    return tokenizer.vocab_size
+
+
+def _check_lengths(cfg: Config, rows: Rows) -> None:
+    if rows.width > cfg.model.max_position_embeddings:
+        raise ConfigError(
+            f"data.sequence_length: rows of {rows.width:,} tokens are longer than model.max_position_embeddings "
+            f"({cfg.model.max_position_embeddings:,}); raise that, or set data.sequence_length to at most "
+            f"{cfg.model.max_position_embeddings - 2 * rows.tokenizer.add_special_tokens:,}"
+        )
+
+
+def earlier_start(cfg: Config, run: Path, data_checksum: str) -> CheckpointInfo | None:
+    """What an earlier start of this run left, or None; refuses a folder of another run and changed settings or data."""
+    if not (run / "config.yaml").exists():
+        if run.exists() and any(run.iterdir()):
+            raise ConfigError(f"training.output_dir: {run} holds other files and no config.yaml of a run; choose an empty or new folder")
+        return None
+    changed = [key for key in changed_settings(load_config(run / "config.yaml"), cfg) if not _is_free(key)]
+    if changed:
+        raise ConfigError(
+            f"training.output_dir: {run} is the folder of another run; these settings differ from its config.yaml: {', '.join(changed)}. "
+            f"Take them back to go on with it, or choose a new folder"
+        )
+    folder = newest_whole(run, [])
+    if folder is None:
+        return None
+    info = read_info(folder)
+    if info.data_checksum not in (None, data_checksum):
+        raise CheckpointError(f"{run} was trained on other data than what {cfg.data.train_path} now holds; choose a new training.output_dir")
+    if info.has_optimizer and info.zero_stage != cfg.hardware.zero_stage:
+        raise ConfigError(f"hardware.zero_stage: {run} was started with {info.zero_stage}, and a run keeps its stage; set it back")
+    return info
+
+
+def _is_free(key: str) -> bool:
+    return key.split(".")[0] in FREE_SECTIONS or key in FREE_SETTINGS
+
+
+def _has_ended(progress: Progress, plan: Plan) -> bool:
+    return progress.step >= plan.total_steps or progress.stopped_by == "early_stopping"
+
+
+def _workers(cfg: Config) -> tuple[int, bool]:
+    """Number of workers and whether they use GPUs; ClusterError if the cluster has fewer GPUs than asked for."""
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    workers, use_gpu = choose_workers(cfg, num_gpus=num_gpus)
+    if use_gpu and workers > num_gpus:
+        raise ClusterError(f"{workers} GPUs are asked for (hardware.num_gpus, cluster.train_workers), and this cluster has {num_gpus}")
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    if workers * cfg.cluster.cpus_per_worker > cpus:
+        raise ClusterError(
+            f"{workers} workers of {cfg.cluster.cpus_per_worker} CPUs (cluster.train_workers, cluster.cpus_per_worker) do not fit this cluster's "
+            f"{cpus} CPUs; ask for less, or tell a local Ray that it has more by cluster.num_cpus"
+        )
+    return workers, use_gpu
+
+
+def _announce(cfg: Config, plan: Plan, run: Path, use_gpu: bool, info: CheckpointInfo | None) -> None:
+    device = "GPU" if use_gpu else "CPU"
+    log.info("%s: %s steps of %s rows (%s tokens) on %d %s worker%s, %.2f epochs", run, f"{plan.total_steps:,}", plan.global_rows,
+             f"{plan.tokens_per_step:,}", plan.world_size, device, "s" * (plan.world_size > 1), plan.epoch(plan.total_steps))
+    if info:
+        log.info("going on from step %s", f"{info.progress.step:,}")
+    for note in (*plan.notes, *_hints_without_effect(cfg, use_gpu)):
+        log.warning("note: %s", note)
+
+
+def _hints_without_effect(cfg: Config, use_gpu: bool) -> list[str]:
+    """One notice for the settings that only help hardware that is not here."""
+    if use_gpu:
+        return []
+    hints = {
+        "hardware.pin_memory": cfg.hardware.pin_memory, "hardware.distributed_backend: nccl": cfg.hardware.distributed_backend == "nccl",
+        "hardware.compile_model": cfg.hardware.compile_model,
+    }
+    given = [name for name, on in hints.items() if on]
+    return [f"without a GPU these have no effect: {', '.join(given)}"] if given else []
+
+
+def _claim(cfg: Config, run: Path, rows: Rows) -> None:
+    """Make the run folder this run's."""
+    (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    atomic_write(run / "config.yaml", dump_config(cfg))
+    atomic_write(run / "environment.json", json.dumps(environment(rows), indent=1) + "\n")
+
+
+def environment(rows: Rows) -> dict[str, Any]:
+    """What one would need to repeat the run: command, code, versions, machine, input checksums."""
+    return {
+        "command": sys.argv, "commit": _commit(), "python": platform.python_version(), "platform": platform.platform(),
+        "versions": {"hyena-glt": __version__} | {name: version(name) for name in ("torch", "ray", "deepspeed", "numpy", "pyarrow")},
+        "devices": {name: count for name, count in sorted(ray.cluster_resources().items()) if name in ("CPU", "GPU") or name.startswith("accelerator")},
+        "cpu": _cpu_name(), "data": {"folder": str(rows.folder), "checksum": checksum(rows.manifest)},
+        "inputs": [{"path": item.path, "size": item.size, "sha256": item.sha256} for item in rows.manifest.inputs],
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return f"{names[0]} x {len(names)}" if names else f"{platform.processor()} x {os.cpu_count()}"
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, with a mark where files differ from it; None outside a checkout."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    return done.stdout.strip() or None
+
+
+def _dry_result(cfg: Config, plan: Plan, rows: Rows, use_gpu: bool) -> dict[str, Any]:
+    print(dump_config(cfg), file=sys.stderr)
+    described = describe_model(cfg, rows.tokenizer, world_size=plan.world_size, rows=cfg.training.batch_size, width=plan.width)
+    return {
+        "status": "planned", "steps": plan.total_steps, "tokens_per_step": plan.tokens_per_step, "workers": plan.world_size, "gpu": use_gpu,
+        "accumulation_steps": plan.accumulation_steps, "epochs": plan.epoch(plan.total_steps), "padding_share": rows.padding_share,
+        "shards": len(rows.shards), "notes": list(plan.notes), **described,
+    }
+
+
+def run_result(run: Path) -> dict[str, Any]:
+    """The result of a run, read back from its folder; the same for a run that has just ended and one that ended long ago."""
+    folder = resolve_checkpoint(run / CHECKPOINTS / LATEST)
+    progress = read_info(folder).progress
+    reports = last_reports(run / METRICS_FILE)
+    start, train, end = (reports.get(kind, {}) for kind in ("start", "train", "end"))
+    return {
+        "status": "interrupted" if progress.stopped_by == "interrupted" else "finished", "run": str(run), "checkpoint": str(folder),
+        "stopped_by": progress.stopped_by, "parameters": start.get("parameters"), "steps": progress.step, "tokens": progress.tokens,
+        "train_loss": train.get("loss"), "train_bits_per_base": train.get("bits_per_base"),
+        "val_loss": reports.get("eval", {}).get("loss"), "val_bits_per_base": reports.get("eval", {}).get("bits_per_base"),
+        "best_val_loss": progress.best_loss, "best_step": progress.best_step,
+    } | {kind: end[kind] for kind in ("cpu_hours", "gpu_hours") if kind in end}
