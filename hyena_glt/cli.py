@@ -1,0 +1,308 @@
+"""The `hyena-glt` command: parse, load the settings, call one pipeline, print its result as one line of JSON.
+
+Heavy imports stand inside the commands, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import __version__
+from .errors import ConfigError, HyenaError
+
+if TYPE_CHECKING:
+    from .config import Config
+
+Result = dict[str, Any]
+_OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """An option of a command; with `sets` it is another way to write that setting."""
+
+    name: str
+    help: str
+    sets: str | None = None
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: what it says of itself, its one argument (None: it takes settings only) and flags, and what it runs."""
+
+    help: str
+    run: Callable[[Namespace], Result | str]
+    argument: Flag
+    flags: tuple[Flag, ...] = ()
+    has_dry_run: bool = False
+    takes_settings: bool = True
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 0, 1 when the run failed, 2 for bad usage or settings, 130 when it was interrupted.
+    """
+    _log_to_stderr()
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    except HyenaError as error:
+        for problem in getattr(error, "problems", (str(error),)):
+            print(f"error: {problem}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _main(argv: list[str]) -> int:
+    if argv[:1] in ([], ["-h"], ["--help"]) or argv in (["config"], ["config", "-h"], ["config", "--help"]):
+        print(_overview())
+        return 0 if argv[-1:] in (["-h"], ["--help"]) else 2
+    if argv[0] == "--version":
+        print(__version__)
+        return 0
+    name, rest = _split_command(argv)
+    args = _parse(name, rest)
+    # Libraries print where they like; standard output is kept for the result.
+    with contextlib.redirect_stdout(sys.stderr):
+        result = COMMANDS[name].run(args)
+    print(result if isinstance(result, str) else json.dumps(result))
+    return _status(result)
+
+
+def _status(result: Result | str) -> int:
+    if isinstance(result, str):
+        return 0
+    return 130 if result.get("status") == "interrupted" else 1 if result.get("damage") else 0
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    for package in ("hyena_glt", "pipelines"):
+        logging.getLogger(package).setLevel(logging.INFO)
+
+
+# Usage
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items())
+    return (
+        "usage: hyena-glt COMMAND [CONFIG] [section.key=value ...]\n\n"
+        f"Pretrain genomic language models.\n\n{commands}\n\n"
+        "CONFIG is a YAML file, or the name of a shipped one. `hyena-glt COMMAND --help` lists a command's flags;\n"
+        "`hyena-glt config show` lists every setting with its default."
+    )
+
+
+def _split_command(argv: list[str]) -> tuple[str, list[str]]:
+    words = 2 if argv[0] == "config" else 1
+    name, rest = " ".join(argv[:words]), argv[words:]
+    if name in NOT_BUILT:
+        raise ConfigError(f"{name} is not built yet")
+    if name not in COMMANDS:
+        near = get_close_matches(name, [*COMMANDS, *NOT_BUILT], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        raise ConfigError(f"unknown command {name}; {hint}")
+    return name, rest
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad usage is a ConfigError, with the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        unknown = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+        near = get_close_matches(unknown[0], flags, n=1) if "unrecognized" in message and unknown else []
+        hint = f"did you mean {near[0]}?" if near else f"see `{self.prog} --help`"
+        raise ConfigError(f"{message}; {hint}")
+
+
+def _parse(name: str, argv: list[str]) -> Namespace:
+    """The parsed line: `argument`, `overrides` (flags that set something among them) and the other flags."""
+    command = COMMANDS[name]
+    args = _parser(name, command).parse_intermixed_args(argv)
+    words = [word for word in args.words if not _OVERRIDE.match(word)]
+    given = [value for value in (vars(args)[_key(command.argument)], *words) if value is not None]
+    if len(set(given)) > 1:
+        raise ConfigError(f"{name} takes one {_metavar(command)}, got {', '.join(given)}; a setting is section.key=value")
+    args.argument = given[0] if given else None
+    args.overrides = [word for word in args.words if _OVERRIDE.match(word)]
+    if args.overrides and not command.takes_settings:
+        raise ConfigError(f"{name} takes no settings, got {', '.join(args.overrides)}")
+    for flag in command.flags:
+        if flag.sets and (value := vars(args)[_key(flag)]) is not None:
+            # JSON quotes are YAML quotes: the text of a flag is never read as anything else.
+            args.overrides.append(f"{flag.sets}={json.dumps(value, ensure_ascii=False)}")
+    return args
+
+
+def _parser(name: str, command: Command) -> _Parser:
+    settings = " [section.key=value ...]" if command.takes_settings else ""
+    parser = _Parser(
+        prog=f"hyena-glt {name}",
+        description=command.help,
+        allow_abbrev=False,
+        usage=f"hyena-glt {name} [{_metavar(command)}]{settings} [flags]",
+    )
+    parser.add_argument("words", nargs="*", metavar=_metavar(command), help=command.argument.help)
+    for flag in (command.argument, *command.flags):
+        parser.add_argument(
+            *_spellings(flag.name), dest=_key(flag), choices=flag.choices, help=flag.help, metavar=None if flag.choices else "X"
+        )
+    if command.has_dry_run:
+        parser.add_argument(*_spellings("--dry-run"), action="store_true", help="print the resolved settings and the plan, run nothing")
+    return parser
+
+
+def _key(flag: Flag) -> str:
+    return flag.name.lstrip("-")
+
+
+def _metavar(command: Command) -> str:
+    return {"--config": "CONFIG"}.get(command.argument.name, "PATH")
+
+
+def _spellings(name: str) -> list[str]:
+    """A flag with underscores and with dashes."""
+    return sorted({name, "--" + name[2:].replace("_", "-"), "--" + name[2:].replace("-", "_")})
+
+
+# Commands
+
+
+def _config(args: Namespace) -> Config:
+    from .config import load_config
+
+    return load_config(args.argument, args.overrides)
+
+
+def _needed(value: str | None, message: str) -> str:
+    if value is None:
+        raise ConfigError(message)
+    return value
+
+
+def _preprocess(args: Namespace) -> Result:
+    from pipelines.preprocess import preprocess
+
+    return preprocess(_config(args), dry_run=args.dry_run)
+
+
+def _validate_data(args: Namespace) -> Result:
+    from pipelines.validate import validate_data
+
+    result: Result = validate_data(_needed(args.argument, "validate-data needs PATH (or --data_path)"))
+    for sentence in result["damage"]:
+        print(f"error: {sentence}", file=sys.stderr)
+    return result
+
+
+def _pretrain(args: Namespace) -> Result:
+    cfg = _config(args)
+    from pipelines.pretrain import pretrain
+
+    return pretrain(cfg, init_only=args.mode == "init_only", dry_run=args.dry_run)
+
+
+def _evaluate(args: Namespace) -> Result:
+    model_path = _needed(args.argument, "evaluate needs PATH (or --model_path)")
+    metrics = tuple(args.metrics.split(",")) if args.metrics else ()
+    from pipelines.evaluate import evaluate
+
+    return evaluate(model_path, eval_data=args.eval_data, metrics=metrics, overrides=tuple(args.overrides), dry_run=args.dry_run)
+
+
+def _report(args: Namespace) -> Result:
+    checkpoint_dir = _needed(args.argument, "report needs PATH (or --checkpoint_dir)")
+    output_dir = _needed(args.output_dir, "report needs --output_dir")
+    from pipelines.report import report
+
+    return report(checkpoint_dir, output_dir=output_dir)
+
+
+def _check(args: Namespace) -> Result:
+    from pipelines.config import check
+
+    result = check(args.argument, args.overrides)
+    for stage, sentences in result["not_built"].items():
+        for sentence in sentences:
+            print(f"note: {stage} would stop: {sentence}", file=sys.stderr)
+    return result
+
+
+def _show(args: Namespace) -> str:
+    from pipelines.config import show
+
+    return show(args.argument, args.overrides).rstrip()
+
+
+_CONFIG = Flag("--config", "a YAML file, or the name of a shipped one; then section.key=value settings, which win over it")
+
+COMMANDS: dict[str, Command] = {
+    "preprocess": Command(
+        "turn FASTA into tokenized Parquet",
+        _preprocess,
+        _CONFIG,
+        (
+            Flag("--input", "FASTA file, folder or glob", sets="preprocessing.input_path"),
+            Flag("--output", "folder to write", sets="output.path"),
+        ),
+        has_dry_run=True,
+    ),
+    "validate-data": Command(
+        "list the damage in a preprocessed folder",
+        _validate_data,
+        Flag("--data_path", "a preprocessing output or one of its split folders"),
+        takes_settings=False,
+    ),
+    "pretrain": Command(
+        "train a model, or go on with a run",
+        _pretrain,
+        _CONFIG,
+        (
+            Flag("--output_dir", "the run folder", sets="training.output_dir"),
+            Flag("--mode", "init_only: build the model, print its size, save it, and stop", choices=("train", "init_only")),
+        ),
+        has_dry_run=True,
+    ),
+    "evaluate": Command(
+        "score a trained model on held-out data",
+        _evaluate,
+        Flag("--model_path", "a run folder, a checkpoint, or a pointer such as best_model"),
+        (
+            Flag("--eval_data", "a preprocessing output (its test split) or a split folder"),
+            Flag("--metrics", "names with commas between them, such as mlm_accuracy,perplexity,bleu"),
+        ),
+        has_dry_run=True,
+    ),
+    "report": Command(
+        "write an HTML report of a run",
+        _report,
+        Flag("--checkpoint_dir", "a run folder or its checkpoints"),
+        (Flag("--output_dir", "folder to write"),),
+        takes_settings=False,
+    ),
+    "config check": Command("check settings without running anything", _check, _CONFIG),
+    "config show": Command("print the resolved settings as YAML", _show, _CONFIG),
+}
+
+NOT_BUILT = ("sweep", "debug-data")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Judging a trained model: metrics on held-out windows, baselines that only count, and the report."""

@@ -1,0 +1,108 @@
+"""Reading what a run left behind: its reports, settings, environment and evaluations."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import Config, load_config
+from ..errors import CheckpointError
+from ..training.checkpoint import CHECKPOINTS, atomic_write
+from ..training.metrics import METRICS_FILE, Report
+
+EVALUATION_FILE = "evaluation.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run folder, read whole."""
+
+    folder: Path
+    config: Config
+    reports: list[Report]
+    """As `read_reports` gives them."""
+    environment: dict[str, object]
+    """environment.json, empty where there is none."""
+    evaluations: list[dict[str, object]]
+    """The entries of evaluation.json, the newest last."""
+
+    def curve(self, kind: str, x: str, y: str) -> tuple[list[float], list[float]]:
+        """`y` over `x` in the reports of `kind`, where both are there."""
+        points = [(r[x], r[y]) for r in self.reports if r["kind"] == kind and r.get(x) is not None and r.get(y) is not None]
+        return [float(a) for a, _ in points], [float(b) for _, b in points]
+
+    def last(self, kind: str) -> Report:
+        """The last report of `kind`, or an empty one."""
+        return next((r for r in reversed(self.reports) if r["kind"] == kind), {})
+
+
+def run_folder_of(path: str | Path) -> Path:
+    """The run folder that `path` is or lies in (its checkpoints, a step folder, a pointer file).
+
+    Raises CheckpointError where neither it nor the two folders above hold a run.
+    """
+    given = Path(path).absolute()
+    for folder in (given, *given.parents[:2]):
+        if (folder / METRICS_FILE).is_file() and (folder / "config.yaml").is_file():
+            return folder
+    raise CheckpointError(
+        f"no run at {path}: neither it nor the two folders above hold {METRICS_FILE} and config.yaml; "
+        f"name the folder that `hyena-glt pretrain` wrote (training.output_dir)"
+    )
+
+
+def read_run(path: str | Path) -> Run:
+    """Read the run folder that `path` means; CheckpointError where there is none or it has no report yet."""
+    folder = run_folder_of(path)
+    reports = read_reports(folder / METRICS_FILE)
+    if not reports:
+        raise CheckpointError(f"{folder / METRICS_FILE} holds no report yet; wait for the run's first step, or start it again")
+    environment = folder / "environment.json"
+    return Run(
+        folder,
+        load_config(folder / "config.yaml"),
+        reports,
+        json.loads(environment.read_text()) if environment.is_file() else {},
+        read_evaluations(folder),
+    )
+
+
+def read_reports(path: Path) -> list[Report]:
+    """The reports of a run in the order of their steps, of each kind one a step.
+
+    A resumed run goes on in the same file. Its "start" line takes back what an earlier start wrote beyond that step, and of
+    two lines for one step the later wins. A last line that was cut short by a crash is left out.
+    """
+    reports: dict[tuple[str, int, str], Report] = {}
+    for line in path.read_text().splitlines():
+        try:
+            report = json.loads(line)
+        except ValueError:  # cut short; after a resume it is no longer the last
+            continue
+        kind, step = str(report["kind"]), int(report.get("step") or 0)
+        if kind == "start":
+            reports = {key: old for key, old in reports.items() if key[1] <= step and key[0] != "end"}
+        reports[kind, step, str(report.get("message"))] = report
+    return sorted(reports.values(), key=lambda report: int(report.get("step") or 0))
+
+
+def read_evaluations(folder: Path) -> list[dict[str, object]]:
+    """Entries of a run's evaluation.json, none where it does not exist."""
+    path = folder / EVALUATION_FILE
+    return json.loads(path.read_text()) if path.is_file() else []
+
+
+def save_evaluation(checkpoint: Path, entry: dict[str, object]) -> Path:
+    """Add `entry` to evaluation.json of the run (or beside a checkpoint without a run); an older one of the same
+    checkpoint, data and metrics is replaced. Returns the file."""
+    folder = checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint
+    others = [old for old in read_evaluations(folder) if _subject(old) != _subject(entry)]
+    path = folder / EVALUATION_FILE
+    atomic_write(path, json.dumps([*others, entry], indent=1) + "\n")
+    return path
+
+
+def _subject(entry: dict[str, object]) -> tuple[object, object, tuple[str, ...]]:
+    """What an entry is about."""
+    return entry["checkpoint"], entry["data"], tuple(sorted(entry["metrics"]))  # type: ignore[call-overload]

@@ -1,0 +1,19 @@
+"""What all tests share: one thread for arithmetic, so that tests side by side do not fight for cores, and one local Ray a session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch and the BLAS are first imported, so it stands before every such import
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A local Ray with two CPUs; pipelines inside a test find it and leave it running."""
+    from pipelines._ray import start_ray
+
+    with start_ray("local", 2):
+        yield

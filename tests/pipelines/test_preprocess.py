@@ -1,0 +1,287 @@
+"""Preprocessing on Ray: real genomes against the definition, bad input, and folders of finished, interrupted and other runs."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from hyena_glt.config import Config, OutputConfig, PreprocessingConfig, SplitConfig, TokenizationConfig, dump_config
+from hyena_glt.data import dedup
+from hyena_glt.data.manifest import read_manifest
+from hyena_glt.errors import ClusterError, ConfigError, DataError, HyenaError
+from pipelines._ray import start_ray
+from pipelines.preprocess import preprocess
+from pipelines.validate import validate_data
+from tests.data.reference import Row, expected_rows
+from tests.data.test_fasta import bgzip
+
+GENOMES = Path(__file__).parents[2] / "pipelines" / "genomes"
+LAMBDA, PHIX = ((GENOMES / name).read_bytes() for name in ("lambda.fa", "phix174.fa"))
+PROTEINS = b">sp|P1|A first\nMKTAYIAKQR\nQISFVKSHFSRQ\n>sp|P2|B\nMKTAXXZUO*\n>sp|P3|C\nM\n>sp|P4|D\nMKTAYIAKQRQISFVKSHFSRQ\n>empty\n"
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def settings(inputs: Path, output: Path, **changes: object) -> Config:
+    """Char tokens, tails of 5 and 10 %, windows of 128; `changes` go to the section that has them."""
+    pre = {"input_path": str(inputs), "max_length": 128, "split": SplitConfig(by="tail", val=0.05, test=0.1)}
+    tok, out = {"kind": "char"}, {"path": str(output), "chunk_size": 100}
+    for key, value in changes.items():
+        next(section for section, fields in ((out, OutputConfig), (tok, TokenizationConfig), (pre, PreprocessingConfig))
+             if hasattr(fields, key))[key] = value
+    return Config(preprocessing=PreprocessingConfig(**pre), tokenization=TokenizationConfig(**tok), output=OutputConfig(**out))
+
+
+def stored_rows(folder: Path) -> dict[str, list[Row]]:
+    """The rows that the manifest names, in its order."""
+    rows: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
+    for split, part in read_manifest(folder).splits.items():
+        for shard in part.shards:
+            for row in pq.read_table(folder / shard.path).to_pylist():
+                ids = tuple(token for token in row["input_ids"] if token)
+                rows[split].append((row["source"], row["record"], row["start"], row["length"], ids))
+    return rows
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Inputs in three containers."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/lambda.fa.gz").write_bytes(gzip.compress(LAMBDA))
+    (tmp_path / "in/phix.fa").write_bytes(PHIX)
+    (tmp_path / "in/phix_again.fna.bgz").write_bytes(bgzip(PHIX.replace(b"\n", b"\r\n")))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"stride": 100, "overlap": 28, "remove_duplicates": False},
+        {"kind": "kmer", "kmer_size": 6, "split": SplitConfig(val=0, test=0), "compress": False},
+        {"kind": "kmer", "kmer_size": 3, "kmer_stride": 1, "split": SplitConfig(by="named", val_records=("phiX174",))},
+    ],
+    ids=["char", "overlap", "6-mers", "overlapping 3-mers"],
+)
+def test_real_genomes_give_the_rows_of_the_definition(folder, changes):
+    sources = {"lambda.fa.gz": LAMBDA, "phix.fa": PHIX, "phix_again.fna.bgz": PHIX}
+    names = [line.split()[0][1:].decode() for content in (PHIX,) for line in content.splitlines() if line.startswith(b">")]
+    if "split" in changes and changes["split"].by == "named":
+        changes = changes | {"split": SplitConfig(by="named", val_records=(names[0],))}
+    cfg = settings(folder / "in", folder / "out", **changes)
+    result = preprocess(cfg)
+    wanted = expected_rows(sources, cfg)
+    assert stored_rows(folder / "out") == wanted
+    for split, rows in wanted.items():
+        sums = {"rows": len(rows), "tokens": sum(len(row[4]) for row in rows), "bases": sum(row[3] for row in rows)}
+        assert result["splits"].get(split, {"rows": 0, "tokens": 0, "bases": 0}) == sums
+    if cfg.preprocessing.remove_duplicates:
+        assert result["dropped"]["duplicate_records"] == {"records": 1, "bases": 5386}
+    assert json.loads(json.dumps(result)) == result and result["bases_per_s"] > 0
+    assert validate_data(folder / "out")["damage"] == []
+    assert not (folder / "out/.preprocess").exists()
+
+
+def test_proteins(tmp_path):
+    (tmp_path / "p.faa").write_bytes(PROTEINS)
+    cfg = settings(tmp_path / "p.faa", tmp_path / "out", kind=None, sequence_type="protein", max_length=16, split=SplitConfig(val=0, test=0))
+    result = preprocess(cfg)
+    wanted = expected_rows({"p.faa": PROTEINS}, replace(cfg, tokenization=TokenizationConfig(kind="amino_acid")))
+    assert stored_rows(tmp_path / "out") == wanted
+    assert result["dropped"] == {
+        "empty_records": {"records": 1, "bases": 0}, "duplicate_records": {"records": 1, "bases": 22}, "ambiguous_windows": {"windows": 1, "bases": 10}
+    }
+
+
+def test_repeats_are_found_across_buckets_by_the_shuffle(folder, monkeypatch):
+    repeated = b"".join(b">r%d\n%s\n" % (i, PHIX.split(b"\n", 1)[1][: 1000 + i]) for i in range(4))
+    (folder / "in/repeats.fa").write_bytes(repeated)
+    sources = {"lambda.fa.gz": LAMBDA, "phix.fa": PHIX, "phix_again.fna.bgz": PHIX, "repeats.fa": repeated}
+    monkeypatch.setattr(dedup, "WINDOWS_PER_BUCKET", 100)
+    cfg = settings(folder / "in", folder / "out", max_length=64, split=SplitConfig(val=0, test=0))
+    assert preprocess(cfg)["dropped"]["duplicate_windows"]["windows"] > 40
+    assert stored_rows(folder / "out") == expected_rows(sources, cfg)
+
+
+def test_a_finished_run_gives_its_result_again_without_ray(folder):
+    cfg = settings(folder / "in", folder / "out")
+    first = preprocess(cfg)
+    before = files_of(folder / "out")
+    unreachable = replace(cfg, cluster=replace(cfg.cluster, address="192.0.2.1:1"))
+    again = preprocess(replace(unreachable, preprocessing=replace(cfg.preprocessing, input_path=f"{folder}/in/*")))
+    assert {key: again[key] for key in ("path", "splits", "dropped")} == {key: first[key] for key in ("path", "splits", "dropped")}
+    assert files_of(folder / "out") == before
+
+
+def test_an_output_folder_of_another_run_is_refused_naming_the_keys(folder):
+    preprocess(settings(folder / "in/phix.fa", folder / "out"))
+    before = files_of(folder / "out")
+    (folder / "in/phix.fa").write_bytes(PHIX + b">more\nACGT\n")
+    with pytest.raises(ConfigError) as caught:
+        preprocess(settings(folder / "in/phix.fa", folder / "out", max_length=64, remove_duplicates=False))
+    head, *differences = caught.value.problems
+    assert head.startswith(f"output.path: {folder}/out is the output folder of another run; name another folder")
+    assert differences[0].startswith("input phix.fa: checksum ")
+    assert differences[1:] == ["preprocessing.max_length: 128 there, 64 here", "preprocessing.remove_duplicates: true there, false here"]
+    assert files_of(folder / "out") == before
+
+
+def test_a_folder_that_holds_something_else_is_refused(folder):
+    with pytest.raises(ConfigError, match="in holds lambda.fa.gz, phix.fa, phix_again.fna.bgz, which no preprocessing run wrote"):
+        preprocess(settings(folder / "in", folder / "in"))
+
+
+DRIVER = """
+import sys
+from hyena_glt.config import load_config
+from pipelines.preprocess import preprocess
+preprocess(load_config(sys.argv[1]))
+"""
+
+
+def start_driver(cfg: Config) -> subprocess.Popen:
+    """The same run in a process of its own, on this session's Ray."""
+    path = Path(str(cfg.output.path)).parent / "config.yaml"
+    path.write_text(dump_config(replace(cfg, cluster=replace(cfg.cluster, address=ray.get_runtime_context().gcs_address))))
+    return subprocess.Popen([sys.executable, "-c", DRIVER, str(path)], start_new_session=True, stderr=subprocess.DEVNULL)
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(folder):
+    cfg = settings(folder / "in", folder / "out", max_length=32, chunk_size=8)
+    driver = start_driver(cfg)
+    while driver.poll() is None and not any(folder.glob("out/train/*.parquet")):
+        time.sleep(0.002)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    time.sleep(0.5)  # Ray ends the tasks of a driver that is gone
+    assert not (folder / "out/manifest.json").exists()
+    kept = {path: path.stat().st_ino for path in folder.glob("out/train/*.parquet")}
+    with pytest.raises(ConfigError, match="is the output folder of another run"):
+        preprocess(replace(cfg, output=replace(cfg.output, compress=False)))
+    preprocess(cfg)
+    assert kept and all(path.stat().st_ino == inode for path, inode in kept.items())  # what was written is not written again
+    resumed = files_of(folder / "out")
+    shutil.rmtree(folder / "out")
+    preprocess(cfg)
+    assert files_of(folder / "out") == resumed
+    assert len(resumed) > 150
+
+
+@pytest.mark.slow
+def test_one_worker_gives_the_same_bytes_as_two(folder):
+    cfg = settings(folder / "in", folder / "out", max_length=64)
+    preprocess(cfg)
+    two = files_of(folder / "out")
+    shutil.rmtree(folder / "out")
+    alone = replace(cfg, cluster=replace(cfg.cluster, address="local", num_cpus=1))
+    path = folder / "config.yaml"
+    path.write_text(dump_config(alone))
+    subprocess.run([sys.executable, "-c", DRIVER, str(path)], check=True, stderr=subprocess.DEVNULL)
+    assert files_of(folder / "out") == two
+
+
+def test_a_file_that_cannot_be_written_stops_the_run_and_the_same_command_goes_on(folder):
+    cfg = settings(folder / "in/phix.fa", folder / "out")
+    with pytest.raises(ConfigError, match="no record is named"):
+        preprocess(settings(folder / "in/phix.fa", folder / "out", split=SplitConfig(by="named", val_records=("x",))))
+    (folder / "out").rmdir()
+    (folder / "out").mkdir()
+    blocked = folder / "out/train"
+    os.symlink("/proc/nowhere", blocked)  # a folder that cannot be made, as on a full disk
+    with pytest.raises(ConfigError, match="holds train, which no preprocessing run wrote"):
+        preprocess(cfg)
+    blocked.unlink()
+    driver = start_driver(cfg)
+    driver.wait()
+    assert (folder / "out/manifest.json").exists()
+
+
+BAD_INPUT = {
+    "not FASTA": (b"LOCUS       NC_1\n", {}, "is not FASTA: line 1 is b'LOCUS       NC_1' (this looks like GenBank)"),
+    "empty file": (b"", {}, "x.fa: is empty; remove it"),
+    "truncated gzip": (gzip.compress(LAMBDA)[:5000], {}, "x.fa: gzip file is cut short (5,000 bytes); copy it again"),
+    "truncated bgzip": (bgzip(LAMBDA)[:-28], {}, "x.fa: bgzip file is cut short"),
+    "duplicate names": (b">a\nACGT\n>a\nACGA\n", {}, "line 3: a record on line 1 is named 'a' too"),
+    "glued records": (b">a\nACGT>b\nACGT\n", {}, "record 'a', line 2: '>' stands inside a line"),
+    "all ambiguous": (
+        b">a\n" + b"N" * 300 + b"\n>b\nNNNNNNN\n>empty\n", {"min_length": 20},
+        "no window is left after the filters (dropped: 3 ambiguous windows, 1 empty records, 1 short windows)",
+    ),
+    "no bases": (b">a\n>b\n", {}, "no window is left after the filters (dropped: 2 empty records)"),
+    "empty split by record": (
+        LAMBDA, {"split": SplitConfig(val=0.1, test=0)}, "the val split would be empty; the seeded hash put no record there: split by tail",
+    ),
+    "empty split by tail": (
+        b">a\nACGTACGTAC\n", {"split": SplitConfig(by="tail", val=0, test=0.01)}, "the test split would be empty; the records are too short for it",
+    ),
+    "empty split by name": (
+        b">a\nACGT\n>b\nNNNN\n", {"split": SplitConfig(by="named", val_records=("b",))},
+        "the val split would be empty (dropped: 1 ambiguous windows); name other records",
+    ),
+    "unknown record": (b">chr1\nACGT\n", {"split": SplitConfig(by="named", val_records=("chr_1",))}, "no record is named 'chr_1'; the nearest is 'chr1'"),
+}
+
+
+@pytest.mark.parametrize("content, changes, sentence", BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_is_one_sentence_and_leaves_the_folder_free(tmp_path, content, changes, sentence):
+    (tmp_path / "x.fa").write_bytes(content)
+    with pytest.raises(HyenaError) as caught:
+        preprocess(settings(tmp_path / "x.fa", tmp_path / "out", **changes))
+    assert type(caught.value) in (DataError, ConfigError)
+    assert sentence in str(caught.value) and "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
+    (tmp_path / "x.fa").write_bytes(PHIX)
+    assert preprocess(settings(tmp_path / "x.fa", tmp_path / "out"))["splits"]["train"]["rows"] > 0
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"kind": "kmer", "kmer_size": 6, "max_length": 5}, "preprocessing.max_length: windows of 5 bases are shorter than one token of 6"),
+        ({"stride": 100, "overlap": 29}, "share 28, fewer than tokenization.overlap (29); set stride to at most 99"),
+        ({"input_path": ()}, "preprocessing.input_path: name FASTA files"),
+        ({"path": None}, "output.path: name the folder to write"),
+        ({"soft_masked": "drop"}, "preprocessing.soft_masked: drop is not built yet"),
+    ],
+)
+def test_settings_that_cannot_work(folder, changes, sentence):
+    with pytest.raises(ConfigError) as caught:
+        preprocess(settings(folder / "in", folder / "out", **changes))
+    assert sentence in str(caught.value)
+    assert not (folder / "out").exists()
+
+
+def test_a_dry_run_counts_and_writes_nothing(folder):
+    result = preprocess(settings(folder / "in", folder / "out"), dry_run=True)
+    assert not (folder / "out").exists()
+    assert (result["inputs"], result["records"], result["bases"], result["width"]) == (3, 3, 48502 + 2 * 5386, 128)
+    assert result["splits"]["test"] == {"windows": 38 + 5, "shards": 1} and result["splits"]["train"]["shards"] == 4
+    assert result["dropped"]["split_gap"] == {"records": 2, "bases": 4 * 128}
+
+
+def test_an_address_where_no_ray_answers(monkeypatch):
+    script = "from pipelines._ray import start_ray\nwith start_ray('127.0.0.1:1', None): pass"
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "1")
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert f"{ClusterError.__name__}: cluster.address: no Ray answers at 127.0.0.1:1" in ended.stderr
+
+
+def test_a_running_ray_is_left_running():
+    with start_ray(None, 1):
+        assert ray.cluster_resources()["CPU"] == 2
+    assert ray.is_initialized()
