@@ -1,0 +1,1 @@
+"""Ways onto a cluster: launchers, manifests, submission."""

@@ -1,0 +1,1 @@
+"""One story each: load, plan, run on Ray, report."""

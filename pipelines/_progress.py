@@ -15,25 +15,26 @@ class Progress:
 
     def __init__(self, unit: str) -> None:
         """`unit` is what the stages count: bases, rows."""
-        self._unit, self._stage, self._bar, self._started, self._last_line = unit, "", None, 0.0, 0.0
+        self._unit, self._stage = unit, ""
+        self._bar: tqdm | None = None
+        self._started = self._last_line = 0.0
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
         if stage != self._stage:
             self.close()
-            self._stage, self._started = stage, time.monotonic()
-            self._last_line = self._started
-            on_terminal = sys.stderr.isatty()
-            self._bar = tqdm(desc=stage, total=total, unit=f" {self._unit}", unit_scale=True, file=sys.stderr) if on_terminal else None
+            self._stage, self._started, self._last_line = stage, now, now
+            if sys.stderr.isatty():
+                self._bar = tqdm(desc=stage, total=total, unit=f" {self._unit}", unit_scale=True, file=sys.stderr)
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
-        elif done == total or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
-            self._line(done, total)
+        elif done == total or now - self._last_line > SECONDS_BETWEEN_LINES:
+            self._print_line(done, total, now - self._started)
+            self._last_line = now
 
-    def _line(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        left = (now - self._started) * (total - done) / done if done else 0.0
-        print(f"{self._stage}: {done:,} of {total:,} {self._unit}, {now - self._started:.0f} s, {left:.0f} s left", file=sys.stderr)
-        self._last_line = now
+    def _print_line(self, done: int, total: int, seconds: float) -> None:
+        left = seconds * (total - done) / done if done else 0.0
+        print(f"{self._stage}: {done:,} of {total:,} {self._unit}, {seconds:.0f} s, {left:.0f} s left", file=sys.stderr)
 
     def close(self) -> None:
         """End the bar that is shown."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hyena_glt.errors import ClusterError
+
+CONNECT_TIMEOUT_S = 10.0
 
 
 @contextmanager
@@ -24,12 +27,23 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    if address and ":" in address:
+        _refuse_silence(address)
     local = {"num_cpus": num_cpus, "include_dashboard": False} if address in (None, "local") else {}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
-    except (ConnectionError, RuntimeError) as error:
-        raise ClusterError(f"cluster.address: no Ray answers at {address} ({error}); start it, or leave the address out") from error
+    except ConnectionError as error:
+        raise ClusterError(f"cluster.address: no Ray runs that {address!r} names ({error}); start it, or leave the address out") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_silence(address: str) -> None:
+    """ClusterError if nothing listens at host:port or ray://host:port: Ray itself would end the process without an exception."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"cluster.address: no Ray answers at {address} ({error}); start it, or leave the address out") from error

@@ -16,7 +16,6 @@ from hyena_glt.data.manifest import SPLITS, locate_split, read_manifest
 from hyena_glt.errors import ConfigError, DataError
 from hyena_glt.evaluation.baselines import baselines, beaten
 from hyena_glt.evaluation.bleu import bleu
-from hyena_glt.evaluation.hidden import as_evaluated
 from hyena_glt.evaluation.metrics import Tally, choose_metrics, measure
 from hyena_glt.evaluation.run_folder import save_evaluation
 from hyena_glt.inference import LoadedModel, load_model
@@ -116,7 +115,7 @@ def _heldout_in(path: str) -> tuple[Path, str]:
 
 def _measure(loaded: LoadedModel, rows: Rows, batch_size: int) -> Tally:
     """Sums over all rows, with a progress bar on a terminal."""
-    batches = EvaluationBatches(rows, as_evaluated(loaded.objective), batch_size)
+    batches = EvaluationBatches(rows, loaded.objective, batch_size)
     tally = measure(loaded, tqdm(load(batches, range(len(batches))), total=len(batches), unit="batch", desc="evaluating", disable=None))
     if not tally.num_scored:
         raise DataError(f"{rows.folder / rows.split}: no token of its {rows.num_rows:,} rows can be scored; all are ambiguous or too short")

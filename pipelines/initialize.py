@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
-from hyena_glt.config import Config, active_tasks, dump_config
+from hyena_glt.config import Config, DataConfig, TaskConfig, active_tasks, dump_config, require_built
 from hyena_glt.errors import ConfigError
 from hyena_glt.model.count import count_parameters, estimate_memory
 from hyena_glt.objectives import build_objective
 from hyena_glt.tokenizers import Tokenizer, build_tokenizer
-from hyena_glt.training.checkpoint import (
-    CHECKPOINTS, WEIGHTS_FILE, CheckpointInfo, Progress, atomic_write, commit, newest_whole, staging_folder,
-)
+from hyena_glt.training.checkpoint import WEIGHTS_FILE, CheckpointInfo, Progress, atomic_write, clear_staging_folder, commit, newest_whole
 from hyena_glt.training.loop import initial_model
-
-log = logging.getLogger(__name__)
 
 
 def save_initial(cfg: Config) -> dict[str, Any]:
@@ -27,6 +22,7 @@ def save_initial(cfg: Config) -> dict[str, Any]:
 
     Needs no data: the tokenizer is the `tokenization` section's. A later `pretrain` on the same folder starts from these weights.
     """
+    require_built(replace(cfg, data=DataConfig()), "pretrain")
     run = Path(str(cfg.training.output_dir))
     if newest_whole(run, []) is not None:
         raise ConfigError(f"training.output_dir: {run} has checkpoints already; choose a new folder")
@@ -39,8 +35,7 @@ def save_initial(cfg: Config) -> dict[str, Any]:
     width = cfg.data.sequence_length or cfg.model.max_position_embeddings
     described = describe_model(cfg, tokenizer, world_size=cfg.hardware.num_gpus or 1, rows=cfg.training.batch_size, width=width)
     model = initial_model(cfg, vocab_size=tokenizer.vocab_size, causal=build_objective(only_task(cfg), tokenizer).causal)
-    staged = staging_folder(run, 0)
-    staged.mkdir(parents=True, exist_ok=True)
+    staged = clear_staging_folder(run, 0)
     safetensors.torch.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, staged / WEIGHTS_FILE)
     tokenizer.save(staged / "tokenizer.json")
     saved = replace(cfg, model=replace(cfg.model, vocab_size=tokenizer.vocab_size))
@@ -50,7 +45,7 @@ def save_initial(cfg: Config) -> dict[str, Any]:
     return {"status": "initialized", "run": str(run), "checkpoint": str(commit(run, info)), **described}
 
 
-def only_task(cfg: Config):  # noqa: ANN201
+def only_task(cfg: Config) -> TaskConfig:
     """The section of the one objective that is trained; `require_built` has refused more than one."""
     return next(iter(active_tasks(cfg.tasks).values()))
 
@@ -67,5 +62,6 @@ def describe_model(cfg: Config, tokenizer: Tokenizer, *, world_size: int, rows: 
         compute_bytes=4 if hardware.precision == "fp32" or hardware.mixed_precision is False else 2,
         gradient_checkpointing=hardware.gradient_checkpointing,
     )
-    gigabytes = {f"{name}_gb": round(getattr(memory, name) / 1e9, 3) for name in ("weights", "gradients", "optimizer", "activations", "total")}
+    parts = ("weights", "gradients", "optimizer", "activations", "total")
+    gigabytes = {f"{part}_gb": round(getattr(memory, part) / 1e9, 3) for part in parts}
     return {"parameters": parameters, "memory_per_worker": gigabytes | {"rows": rows, "tokens_per_row": width, "workers": world_size}}

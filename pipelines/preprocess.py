@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from hyena_glt.config.tree import Config
 from hyena_glt.data.manifest import Manifest
@@ -42,26 +43,21 @@ def _dry_run(cfg: Config, progress: Progress) -> Result:
 
 
 def _run(cfg: Config, progress: Progress) -> Result:
-    started = time.monotonic()
     run = prepare(cfg, progress)
     manifest = claim(run.output, run.identity)
-    if manifest is None:
-        with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
-            started = time.monotonic()  # the speed is that of the work, without Ray's start
-            manifest = run_stages(run, progress)
-    return describe(cfg, manifest, time.monotonic() - started)
+    if manifest:
+        return describe(run.output, manifest, None)
+    with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
+        started = time.monotonic()  # the speed is that of the work, without Ray's start
+        manifest = run_stages(run, progress)
+        return describe(run.output, manifest, time.monotonic() - started)
 
 
-def describe(cfg: Config, manifest: Manifest, seconds: float) -> Result:
-    """The result of a finished run; `bases_per_s` counts the bases of all inputs."""
+def describe(output: Path, manifest: Manifest, seconds: float | None) -> Result:
+    """The result of a finished run; `bases_per_s` counts the bases of all inputs. No time if nothing was left to do."""
     splits = {name: {"rows": split.rows, "tokens": split.tokens, "bases": split.bases} for name, split in manifest.splits.items()}
-    return {
-        "path": cfg.output.path,
-        "splits": splits,
-        "dropped": manifest.dropped,
-        "seconds": round(seconds, 2),
-        "bases_per_s": round(sum(item.bases for item in manifest.inputs) / seconds),
-    }
+    speed = seconds and {"seconds": round(seconds, 2), "bases_per_s": round(sum(item.bases for item in manifest.inputs) / seconds)}
+    return {"path": str(output), "splits": splits, "dropped": manifest.dropped, **(speed or {"seconds": None, "bases_per_s": None})}
 
 
 def describe_plan(plan: Plan) -> Result:

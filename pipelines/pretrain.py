@@ -22,7 +22,14 @@ from hyena_glt.data.manifest import checksum
 from hyena_glt.errors import CheckpointError, ClusterError, ConfigError, DataError
 from hyena_glt.tokenizers import Tokenizer
 from hyena_glt.training.checkpoint import (
-    CHECKPOINTS, LATEST, CheckpointInfo, Progress, atomic_write, newest_whole, read_info, resolve_checkpoint,
+    CHECKPOINTS,
+    LATEST,
+    CheckpointInfo,
+    Progress,
+    atomic_write,
+    newest_whole,
+    read_info,
+    resolve_checkpoint,
 )
 from hyena_glt.training.launch import choose_workers, train_on_ray
 from hyena_glt.training.metrics import METRICS_FILE, last_reports
@@ -34,8 +41,10 @@ from .initialize import describe_model, save_initial
 
 FREE_SECTIONS = ("preprocessing", "tokenization", "output", "hardware", "cluster", "logging", "tune")
 """Sections that may change when a run goes on; the first three have done their work."""
-FREE_SETTINGS = ("training.num_epochs", "training.max_steps", "training.max_tokens", "training.early_stopping_patience", "training.init_from",
-                 "training.output_dir", "model.vocab_size")
+FREE_SETTINGS = (
+    "training.num_epochs", "training.max_steps", "training.max_tokens", "training.early_stopping_patience", "training.eval_max_batches",
+    "training.init_from", "training.output_dir", "model.vocab_size",
+)
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +55,10 @@ def pretrain(cfg: Config, *, init_only: bool = False, dry_run: bool = False) -> 
     Returns the result that the command line prints: status, run, steps, tokens, losses, checkpoint, hours.
     Raises ConfigError, DataError, CheckpointError or ClusterError, before anything starts where that is possible.
     """
-    require_built(cfg, "pretrain")
     if init_only:
         return save_initial(with_run_folder(cfg))
-    cfg, train_rows, val_rows = resolve(cfg)
+    require_built(cfg, "pretrain")
+    cfg, train_rows = resolve(cfg)
     run = Path(str(cfg.training.output_dir))
     info = earlier_start(cfg, run, checksum(train_rows.manifest))
     with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
@@ -76,7 +85,7 @@ def with_run_folder(cfg: Config) -> Config:
     return replace(cfg, training=replace(cfg.training, output_dir=str(Path(folder).absolute())))
 
 
-def resolve(cfg: Config) -> tuple[Config, Rows, Rows | None]:
+def resolve(cfg: Config) -> tuple[Config, Rows]:
     """Fill in what depends on the data, with absolute paths, and check that data and model fit each other."""
     if cfg.data.train_path is None:
         raise ConfigError("data.train_path: needed to train; give the folder that `hyena-glt preprocess` wrote")
@@ -95,15 +104,15 @@ def resolve(cfg: Config) -> tuple[Config, Rows, Rows | None]:
     if training.init_from:
         training = replace(training, init_from=str(Path(training.init_from).absolute()))
         resolve_checkpoint(str(training.init_from))
-    return replace(cfg, data=data, model=model, training=training), train_rows, val_rows
+    return replace(cfg, data=data, model=model, training=training), train_rows
 
 
 def fitting_vocab_size(cfg: Config, tokenizer: Tokenizer) -> int:
     """The tokenizer's number of symbols; ConfigError if `model.vocab_size` says another."""
     if cfg.model.vocab_size not in (None, tokenizer.vocab_size):
         raise ConfigError(
-            f"model.vocab_size: {cfg.model.vocab_size} does not fit the data, whose {tokenizer.kind} tokenizer has {tokenizer.vocab_size} symbols; "
-            f"set it to {tokenizer.vocab_size} or leave it out"
+            f"model.vocab_size: {cfg.model.vocab_size} does not fit the data, whose {tokenizer.kind} tokenizer has {tokenizer.vocab_size} "
+            f"symbols; set it to {tokenizer.vocab_size} or leave it out"
         )
     return tokenizer.vocab_size
 
@@ -134,7 +143,9 @@ def earlier_start(cfg: Config, run: Path, data_checksum: str) -> CheckpointInfo 
         return None
     info = read_info(folder)
     if info.data_checksum not in (None, data_checksum):
-        raise CheckpointError(f"{run} was trained on other data than what {cfg.data.train_path} now holds; choose a new training.output_dir")
+        raise CheckpointError(
+            f"{run} was trained on other data than what {cfg.data.train_path} now holds; choose a new training.output_dir"
+        )
     if info.has_optimizer and info.zero_stage != cfg.hardware.zero_stage:
         raise ConfigError(f"hardware.zero_stage: {run} was started with {info.zero_stage}, and a run keeps its stage; set it back")
     return info
@@ -157,8 +168,8 @@ def _workers(cfg: Config) -> tuple[int, bool]:
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if workers * cfg.cluster.cpus_per_worker > cpus:
         raise ClusterError(
-            f"{workers} workers of {cfg.cluster.cpus_per_worker} CPUs (cluster.train_workers, cluster.cpus_per_worker) do not fit this cluster's "
-            f"{cpus} CPUs; ask for less, or tell a local Ray that it has more by cluster.num_cpus"
+            f"{workers} workers of {cfg.cluster.cpus_per_worker} CPUs (cluster.train_workers, cluster.cpus_per_worker) do not fit this "
+            f"cluster's {cpus} CPUs; ask for less, or tell a local Ray that it has more by cluster.num_cpus"
         )
     return workers, use_gpu
 
@@ -197,7 +208,7 @@ def environment(rows: Rows) -> dict[str, Any]:
     return {
         "command": sys.argv, "commit": _commit(), "python": platform.python_version(), "platform": platform.platform(),
         "versions": {"hyena-glt": __version__} | {name: version(name) for name in ("torch", "ray", "deepspeed", "numpy", "pyarrow")},
-        "devices": {name: count for name, count in sorted(ray.cluster_resources().items()) if name in ("CPU", "GPU") or name.startswith("accelerator")},
+        "devices": {name: count for name, count in sorted(ray.cluster_resources().items()) if name.startswith(("CPU", "GPU", "accel"))},
         "cpu": _cpu_name(), "data": {"folder": str(rows.folder), "checksum": checksum(rows.manifest)},
         "inputs": [{"path": item.path, "size": item.size, "sha256": item.sha256} for item in rows.manifest.inputs],
     }
@@ -205,13 +216,15 @@ def environment(rows: Rows) -> dict[str, Any]:
 
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return f"{names[0]} x {len(names)}" if names else f"{platform.processor()} x {os.cpu_count()}"
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")] or [platform.processor()]
+    return f"{names[0]} x {os.cpu_count()}"
 
 
 def _commit() -> str | None:
     """The commit of the code that runs, with a mark where files differ from it; None outside a checkout."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
     return done.stdout.strip() or None
 
 

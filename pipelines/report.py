@@ -19,5 +19,4 @@ def report(checkpoint_dir: str, *, output_dir: str) -> dict[str, object]:
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
     page.write_text(render(run, link=Path(os.path.relpath(run.folder, folder)).as_posix()), encoding="utf-8")
-    evaluation = run.evaluations[-1] if run.evaluations else None
-    return {"report": str(page), "run": str(run.folder), "verdict": verdict(run, evaluation)}
+    return {"report": str(page), "run": str(run.folder), "verdict": verdict(run, run.evaluation)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hyena_glt.data.manifest import read_manifest
+from hyena_glt.data.manifest import MANIFEST, SPLITS, read_manifest
 from hyena_glt.data.verify import verify
 from hyena_glt.errors import DataError
 
@@ -12,10 +12,16 @@ Result = dict[str, object]
 
 
 def validate_data(path: str | Path) -> Result:
-    """Plain JSON: the files and rows that the manifest names (0 if it cannot be read), and every damage found, a sentence each."""
+    """Check a preprocessing output, or the whole output that a split folder belongs to.
+
+    Plain JSON: the shards and rows that the manifest names (0 if it cannot be read), and every damage found, a sentence each.
+    """
+    folder = Path(path)
+    if folder.name in SPLITS and (folder.parent / MANIFEST).is_file():
+        folder = folder.parent
     try:
-        splits = read_manifest(path).splits.values()
+        splits = tuple(read_manifest(folder).splits.values())
     except DataError:
         splits = ()
-    files = sum(len(split.shards) for split in splits)
-    return {"path": str(path), "files": files, "rows": sum(split.rows for split in splits), "damage": verify(path)}
+    shards, rows = sum(len(split.shards) for split in splits), sum(split.rows for split in splits)
+    return {"path": str(folder), "files": shards, "rows": rows, "damage": verify(folder)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -13,7 +14,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # read when torch and the BLAS are first im
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """A local Ray with two CPUs; pipelines inside a test find it and leave it running."""
+
     from pipelines._ray import start_ray
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     with start_ray("local", 2):
         yield

@@ -149,7 +149,8 @@ class EvaluationBatches(Dataset):
         ids = np.full((self.batch_size, self.rows.width), PAD, np.uint16)
         if len(inside):
             ids[: len(inside)] = self.rows.read(inside)
-        return Batch.of(self.objective(ids, [np.random.default_rng([EVAL_SEED, int(row)]) for row in wanted]))
+        objective = self.objective.for_evaluation()
+        return Batch.of(objective(ids, [np.random.default_rng([EVAL_SEED, int(row)]) for row in wanted]))
 
 
 def load(dataset: Dataset, order: range, *, num_workers: int = 0, pin_memory: bool = False) -> Iterator[Batch]:

@@ -134,8 +134,10 @@ def _open(path: Path) -> pq.ParquetFile:
 def read_row_group(path: Path, index: int, width: int) -> np.ndarray:
     """Ids [rows, width] of one row group; the checksum of every page is compared on the way."""
     try:
-        column = _open(path).read_row_group(index, columns=["input_ids"])["input_ids"].combine_chunks()
-        return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        file = _open(path)
+        column = file.read_row_group(index, columns=["input_ids"])["input_ids"].combine_chunks()
+        # Not -1: a page whose header is damaged may be skipped without a word.
+        return column.flatten().to_numpy(zero_copy_only=False).reshape(file.metadata.row_group(index).num_rows, width)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"{path}, row group {index}: damaged ({_first_line(error)}); "
@@ -145,7 +147,7 @@ def read_row_group(path: Path, index: int, width: int) -> np.ndarray:
 
 def cut_rows(ids: np.ndarray, length: int) -> np.ndarray:
     """[rows, width] -> [rows * ceil(width / length), length], the last piece of a row padded."""
-    rows, width = ids.shape
+    width = ids.shape[1]
     padded = np.pad(ids, ((0, 0), (0, -width % length)), constant_values=PAD)
     return padded.reshape(-1, length)
 

@@ -39,16 +39,14 @@ def split_digests(digests: Iterable[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
 
 
-def repeated_windows(
-    job: Job, tasks: list[Task], done: Callable[[Task], None], *, windows_per_bucket: int = WINDOWS_PER_BUCKET
-) -> np.ndarray:
+def repeated_windows(job: Job, tasks: list[Task], done: Callable[[Task], None]) -> np.ndarray:
     """Places, int64 and sorted, of the windows that repeat an earlier one; `done` is told of each task hashed."""
     stored = job.output / SCRATCH / "repeats.npy"
     if stored.exists():
         return np.load(stored)
     for row in results(hashed(task_rows(task._asdict() for task in tasks), ray.put(job))):
         done(Task(**row))
-    num_buckets = -(-sum(task.last - task.first for task in tasks) // windows_per_bucket)
+    num_buckets = -(-sum(task.last - task.first for task in tasks) // WINDOWS_PER_BUCKET)
     files = task_rows({"path": str(hash_file(job, task))} for task in tasks)
     places = [table["place"].to_numpy() for table in result_tables(repeats_of(files, num_buckets)) if table.num_rows]
     repeats = np.sort(np.concatenate([np.empty(0, np.int64), *places]))

@@ -72,19 +72,16 @@ def prepare(cfg: Config, report: Report) -> Run:
 
 def _check_settings(cfg: Config, span: int) -> Cut:
     """How windows are cut; `span` is the bases under one token."""
-    length, overlap = cfg.preprocessing.max_length, cfg.tokenization.overlap
-    stride = cfg.tokenization.stride or length
+    length = cfg.preprocessing.max_length
     problems = {
         "preprocessing.input_path: name FASTA files, folders or globs": not cfg.preprocessing.input_path,
         "output.path: name the folder to write": not cfg.output.path,
-        f"tokenization.stride: windows of {length} bases that start {stride} apart share {length - stride}, fewer than "
-        f"tokenization.overlap ({overlap}); set stride to at most {length - overlap}": length - stride < overlap,
         f"preprocessing.max_length: windows of {length} bases are shorter than one token of {span} (tokenization.kmer_size)": length < span,
     }
     found = [sentence for sentence, wrong in problems.items() if wrong]
     if found:
         raise ConfigError(*found)
-    return Cut(max_length=length, stride=stride)
+    return Cut(max_length=length, stride=cfg.tokenization.stride or length)
 
 
 def make_plan(run: Run, records: pa.Table) -> Plan:
@@ -133,11 +130,11 @@ def _input_files(run: Run, records: pa.Table) -> tuple[InputFile, ...]:
 
 def refuse_empty_splits(cfg: Config, num_windows: Mapping[str, int], dropped: Dropped) -> None:
     """DataError when no window is left at all, or none for a split that the settings ask for."""
-    counts = ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, item in sorted(dropped.items()) for n in [next(iter(item.values()))])
-    counts = f" (dropped: {counts})" if counts else ""
+    counts = [f"{item.get('windows', item.get('records', 0)):,} {reason.replace('_', ' ')}" for reason, item in sorted(dropped.items())]
+    lost = f" (dropped: {', '.join(counts)})" if counts else ""
     if not any(num_windows.values()):
         raise DataError(
-            f"no window is left after the filters{counts}; see preprocessing.min_length, max_ambiguous_fraction and remove_duplicates"
+            f"no window is left after the filters{lost}; see preprocessing.min_length, max_ambiguous_fraction and remove_duplicates"
         )
     split = cfg.preprocessing.split
     by_name = split.by == "named"
@@ -150,6 +147,6 @@ def refuse_empty_splits(cfg: Config, num_windows: Mapping[str, int], dropped: Dr
             "tail": "the records are too short for it: raise its fraction, lower max_length, or split by record",
         }[split.by]
         optional = "" if "train" in empty else f"; or set preprocessing.split.{empty[0]} to 0"
-        raise DataError(f"the {' and the '.join(empty)} split would be empty{counts}; {change}{optional}")
+        raise DataError(f"the {' and the '.join(empty)} split would be empty{lost}; {change}{optional}")
 
 

@@ -15,7 +15,7 @@ from ..config.tree import Config
 from ..errors import ConfigError, DataError
 from .dedup import repeated_windows
 from .index import Report, index_records
-from .job import Job, Task
+from .job import Task
 from .manifest import SCRATCH, SPLITS, TOKENIZER, Dropped, Manifest, SplitManifest, count_dropped, write_manifest
 from .plan import Plan, Run, make_plan, refuse_empty_splits
 from .resume import discard, sections
@@ -49,8 +49,8 @@ def write(cfg: Config, plan: Plan, report: Report) -> Manifest:
     """Carry out the plan: find repeated windows, write the shards, then the manifest."""
     job = plan.job
     if cfg.preprocessing.remove_duplicates:
-        job = replace(job, repeated_places=repeated_windows(job, list(plan.tasks), _counter(job, plan.tasks, "hashing", report)))
-    done, parts = _counter(job, plan.tasks, "tokenizing", report), {}
+        job = replace(job, repeated_places=repeated_windows(job, list(plan.tasks), _counter(plan, "hashing", report)))
+    done, parts = _counter(plan, "tokenizing", report), {}
     for row in results(written(task_rows(task._asdict() for task in plan.tasks), ray.put(job))):
         task = Task(**{key: row[key] for key in Task._fields})
         parts[task] = Written.from_json(str(row["written"]))
@@ -67,16 +67,17 @@ def write(cfg: Config, plan: Plan, report: Report) -> Manifest:
     return manifest
 
 
-def _counter(job: Job, tasks: Iterable[Task], stage: str, report: Report) -> Callable[[Task], None]:
-    """A function that is told of each task done, and reports the share of all windows' bases."""
-    total, done = sum(task.last - task.first for task in tasks) * job.cut.stride, 0
+def _counter(plan: Plan, stage: str, report: Report) -> Callable[[Task], None]:
+    """A function that is told of each task done, and reports how far a stage is, in bases as if all windows were equally long."""
+    bases = sum(int((regions.end_R - regions.start_R).sum()) for regions in plan.job.regions.values())
+    windows, done = sum(task.last - task.first for task in plan.tasks), 0
 
     def count(task: Task) -> None:
         nonlocal done
-        done += (task.last - task.first) * job.cut.stride
-        report(stage, done, total)
+        done += task.last - task.first
+        report(stage, bases * done // windows, bases)
 
-    report(stage, 0, total)
+    report(stage, 0, bases)
     return count
 
 

@@ -20,7 +20,6 @@ from ..inference.generate import continue_ids
 from ..inference.score import scored_logits
 from ..objectives import IGNORE, Example
 from ..tokenizers.base import CLS, PAD, SEP
-from .hidden import as_evaluated
 
 CAUSAL_WINDOWS, CAUSAL_TOKENS = 8, 64
 """Windows that are continued, and tokens at most that each is continued by."""
@@ -69,7 +68,7 @@ def _continuations(loaded: LoadedModel, rows: Rows) -> tuple[list[np.ndarray], l
 @torch.inference_mode()
 def _fillings(loaded: LoadedModel, rows: Rows, batch_size: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Windows in which what was hidden is filled by the likeliest token, and the windows; without padding."""
-    objective = as_evaluated(loaded.objective)
+    objective = loaded.objective.for_evaluation()
     hypotheses, references = [], []
     numbers = spread(rows.num_rows, MASKED_WINDOWS)
     for first in range(0, len(numbers), batch_size):

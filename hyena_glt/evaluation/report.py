@@ -23,7 +23,7 @@ LINKED = ("config.yaml", "environment.json", "metrics.jsonl", "evaluation.json",
 
 def render(run: Run, *, link: str) -> str:
     """The page. `link` is the relative path from the page's folder to the run folder."""
-    evaluation = run.evaluations[-1] if run.evaluations else None
+    evaluation = run.evaluation
     sections = [
         ("Result", _result(run, evaluation)),
         ("Training", _training(run, evaluation)),
@@ -155,16 +155,11 @@ def _training(run: Run, evaluation: Mapping[str, object] | None) -> str:
         if series:
             pictures.append((curves(series, x_label="optimizer steps", y_label="", from_zero=True), caption))
     warnings = [f"Warning: {report['message']}" for report in run.reports if report["kind"] == "warning"]
-    if not run_is_causal(run.config):
-        warnings.insert(0, "Losses of training and validation count some predicted tokens that were left in sight (80/10/10); "
-                           "the result above hides them all, so it reads higher.")
+    if "masked_lm" in active_tasks(run.config.tasks):
+        warnings.insert(0, "The training loss counts some predicted tokens that were left in sight (80/10/10), so it reads lower; "
+                           "validation hides them all, and only it can be compared with the baselines.")
     listed = "".join(f"<p class=note>{escape(message)}</p>" for message in warnings)
     return f"<div class=grid>{''.join(_figure(svg, caption) for svg, caption in pictures)}</div>{listed}"
-
-
-def run_is_causal(cfg: Config) -> bool:
-    """True for next-token prediction."""
-    return "causal_lm" in active_tasks(cfg.tasks)
 
 
 def _filled(series: Iterable[Series]) -> list[Series]:

@@ -27,6 +27,17 @@ class Run:
     evaluations: list[dict[str, object]]
     """The entries of evaluation.json, the newest last."""
 
+    @property
+    def evaluation(self) -> dict[str, object] | None:
+        """The newest entry, with the metrics of all entries of its checkpoint and data; None where nothing was evaluated."""
+        if not self.evaluations:
+            return None
+        newest = self.evaluations[-1]
+        same = [e for e in self.evaluations if (e["checkpoint"], e["data"]) == (newest["checkpoint"], newest["data"])]
+        metrics = {name: value for entry in same for name, value in entry["metrics"].items()}  # type: ignore[attr-defined]
+        notes = dict.fromkeys(note for entry in same for note in entry["notes"])  # type: ignore[attr-defined]
+        return newest | {"metrics": metrics, "notes": list(notes)}
+
     def curve(self, kind: str, x: str, y: str) -> tuple[list[float], list[float]]:
         """`y` over `x` in the reports of `kind`, where both are there."""
         points = [(r[x], r[y]) for r in self.reports if r["kind"] == kind and r.get(x) is not None and r.get(y) is not None]

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from ..config import Config, active_tasks, load_config
-from ..errors import CheckpointError, DataError
+from ..errors import DataError
 from ..model import LanguageModel, build_model
+from ..model.weights import load_weights
 from ..objectives import MaskedLM, Objective, build_objective
 from ..tokenizers import Tokenizer, load_tokenizer
 from ..training.checkpoint import WEIGHTS_FILE, resolve_checkpoint
@@ -58,39 +56,6 @@ def load_model(path: str | Path, device: str = "cpu", *, overrides: Sequence[str
     model = build_model(config.model, vocab_size=tokenizer.vocab_size, causal=objective.causal)
     load_weights(model, folder / WEIGHTS_FILE)
     return LoadedModel(model.to(device).eval(), tokenizer, config, objective, folder)
-
-
-def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Copy the weights of `path` into `model`. CheckpointError names tensors that are missing, unexpected or of another shape."""
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); take another checkpoint of the run") from error
-    problems = _mismatches(model.state_dict(), weights)
-    if problems:
-        raise CheckpointError(
-            f"{path} belongs to another architecture than its config.yaml describes: {'; '.join(problems)}. "
-            f"Use a checkpoint and config.yaml of the same run"
-        )
-    model.load_state_dict(weights)
-
-
-def _mismatches(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
-    """A clause for each kind of difference, with at most three tensors named."""
-    missing = sorted(wanted.keys() - found.keys())
-    unexpected = sorted(found.keys() - wanted.keys())
-    shapes = [
-        f"{name} is {list(found[name].shape)}, the model has {list(wanted[name].shape)}"
-        for name in sorted(wanted.keys() & found.keys())
-        if wanted[name].shape != found[name].shape
-    ]
-    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-    return [f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds.items() if names]
-
-
-def _first(names: list[str], most: int = 3) -> str:
-    """The first few names."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def require_same_tokenizer(model: Tokenizer, data: Tokenizer, where: str) -> None:

@@ -141,7 +141,7 @@ class ImplicitConv(nn.Module):
 
     def forward(self, z: Tensor, step: int = 0) -> Tensor:
         L = z.shape[-1]
-        if L > self.max_length + 2:
+        if L > self.max_length:
             raise ValueError(f"a sequence of {L} tokens is longer than this model's hyena filters ({self.max_length}); "
                              "raise model.max_position_embeddings before training, or use `li` mixers, which have no such limit")
         channels = slice(step * self.channels, (step + 1) * self.channels)

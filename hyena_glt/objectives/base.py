@@ -43,6 +43,9 @@ class Objective(Protocol):
     def __call__(self, ids: np.ndarray, rngs: list[np.random.Generator]) -> Example:
         """ids [B, L] of any unsigned type; one generator a row, so that a row's draw ignores its batch-mates."""
 
+    def for_evaluation(self) -> Objective:
+        """The objective with nothing left in sight that it predicts."""
+
 
 def scorable(ids: np.ndarray) -> np.ndarray:
     """True where the token is a symbol: specials and [UNK] are never predicted."""

@@ -21,6 +21,10 @@ class CausalLM:
     span: int = 1
     causal: ClassVar[bool] = True
 
+    def for_evaluation(self) -> CausalLM:
+        """Itself: nothing that it predicts is in sight."""
+        return self
+
     def __call__(self, ids: np.ndarray, rngs: list[np.random.Generator]) -> Example:
         """ids [B, L] -> inputs [B, L], targets shifted left by one; the last position has none."""
         inputs = ids.astype(np.int64)

@@ -83,6 +83,14 @@ def staging_folder(run: Path, step: int) -> Path:
     return run / CHECKPOINTS / f".{step_name(step)}.partial"
 
 
+def clear_staging_folder(run: Path, step: int) -> Path:
+    """The same folder, made empty: a crash may have left shards of other ranks there. One rank calls it, before any writes."""
+    staged = staging_folder(run, step)
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    return staged
+
+
 def commit(run: Path, info: CheckpointInfo) -> Path:
     """List the staged files with their sizes, then give the folder its name; only now does the checkpoint exist."""
     staged = staging_folder(run, info.progress.step)
@@ -101,23 +109,25 @@ def point(run: Path, pointer: str, name: str) -> None:
     atomic_write(run / CHECKPOINTS / pointer, name + "\n")
 
 
-def prune(run: Path, keep: int | None) -> None:
-    """Delete all but the newest `keep` step folders; those that a pointer names stay. Leftovers of crashes go too."""
+def prune(run: Path, *, save_interval: int, keep: int | None) -> None:
+    """Delete what no pointer names: all but the newest `keep` (None: all) regular checkpoints, former best ones, leftovers of crashes.
+
+    Regular ones stand at multiples of `save_interval`; others were saved because a validation, an epoch or the run had ended.
+    """
     folder = run / CHECKPOINTS
-    for leftover in folder.glob(".step_*.partial"):
-        shutil.rmtree(leftover)
-    if keep is None:
-        return
     named = {pointer.read_text().strip() for pointer in folder.iterdir() if pointer.is_file()}
-    for old in sorted(folder.glob("step_*"))[:-keep]:
-        if old.name not in named:
-            shutil.rmtree(old)
+    saved = sorted(folder.glob("step_*"))
+    regular = [path for path in saved if int(path.name.removeprefix("step_")) % save_interval == 0]
+    kept = regular if keep is None else regular[-keep:]
+    for path in [*saved, *folder.glob(".step_*.partial")]:
+        if path not in kept and path.name not in named:
+            shutil.rmtree(path)
 
 
 def read_info(step_folder: Path) -> CheckpointInfo:
     """Read checkpoint.json and compare the files that it lists; CheckpointError names the first that is missing or cut short."""
     try:
-        saved = json.loads((step_folder / COMMIT_FILE).read_text())
+        saved = dict(json.loads((step_folder / COMMIT_FILE).read_text()))
         files = saved.pop("files")
         info = CheckpointInfo(**saved | {"progress": Progress(**saved["progress"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -162,9 +172,12 @@ def resolve_checkpoint(path: str | Path) -> Path:
 
 
 def _follow(pointer: Path) -> Path:
-    name = pointer.read_text().strip()
+    with pointer.open("rb") as file:  # whatever a user names, weights too
+        name = file.readline(100).decode(errors="replace").strip()
+    if not name.startswith("step_"):
+        raise CheckpointError(f"{pointer} is not a pointer file such as {LATEST}; name one, or a run folder, or a step folder")
     target = pointer.parent / name
-    if not name.startswith("step_") or not (target / COMMIT_FILE).exists():
+    if not (target / COMMIT_FILE).exists():
         raise CheckpointError(f"{pointer} names {name!r}, and there is no such checkpoint beside it")
     return target
 

@@ -138,6 +138,8 @@ class Engine:
     def save(self, folder: Path) -> None:
         """Write this rank's optimizer shard, and on rank 0 the weights, below `folder`. Every rank must call it."""
         self._engine.save_checkpoint(str(folder / OPTIMIZER_FOLDER), tag=STATE_TAG, save_latest=False)
+        for script in (folder / OPTIMIZER_FOLDER).glob("*.py"):  # DeepSpeed's converters; a checkpoint holds no code
+            script.unlink(missing_ok=True)
         state = self.weights()
         if state:
             safetensors.torch.save_file(state, folder / WEIGHTS_FILE)

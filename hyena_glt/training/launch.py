@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +20,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from ..config import Config, config_from_dict, config_to_dict
 from ..errors import ClusterError, HyenaError
-from .worker import STOP_FILE, ray_worker
+from .checkpoint import atomic_write
+from .worker import OWNER_FILE, STOP, ray_worker
 
 RAY_FOLDER = ".ray"
 """Ray Train's own bookkeeping inside the run folder; checkpoints are ours, so nothing in it is needed to go on."""
@@ -63,24 +64,25 @@ def train_on_ray(cfg: Config, run: Path, *, workers: int, use_gpu: bool) -> None
 
 
 def _fit_once(cfg: Config, run: Path, *, workers: int, use_gpu: bool) -> None:
-    storage = run / RAY_FOLDER
+    storage, token = run / RAY_FOLDER, secrets.token_hex(8)
+    atomic_write(run / OWNER_FILE, token)
     trainer = TorchTrainer(
         _train_on_worker,
-        train_loop_config={"config": config_to_dict(cfg), "run": str(run)},
+        train_loop_config={"config": config_to_dict(cfg), "run": str(run), "token": token},
         torch_config=TorchConfig(backend=_backend(cfg, use_gpu)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=use_gpu,
             resources_per_worker={"CPU": cfg.cluster.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
-            name=f"start_{time.time_ns()}", storage_path=str(storage),
+            name=token, storage_path=str(storage),
             failure_config=ray.train.FailureConfig(max_failures=0),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             worker_runtime_env={"env_vars": _worker_environment(cfg, use_gpu)},
         ),
     )
     try:
-        with _stop_on_interrupt(run):
+        with _stop_on_interrupt(lambda: atomic_write(run / OWNER_FILE, f"{token} {STOP}")):
             _in_thread(trainer.fit)
     finally:
         shutil.rmtree(storage, ignore_errors=True)
@@ -106,7 +108,7 @@ def _train_on_worker(settings: dict[str, Any]) -> None:
     from .loop import train
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    train(config_from_dict(settings["config"]), ray_worker(settings["run"]))
+    train(config_from_dict(settings["config"]), ray_worker(settings["run"], settings["token"]))
 
 
 def _in_thread(function: Callable[[], object]) -> None:
@@ -116,7 +118,7 @@ def _in_thread(function: Callable[[], object]) -> None:
     def call() -> None:
         try:
             function()
-        except BaseException as error:  # noqa: BLE001  (re-raised below, in the thread that waits)
+        except BaseException as error:  # raised again below, in the thread that waits
             outcome.append(error)
 
     thread = threading.Thread(target=call, daemon=True)
@@ -128,17 +130,15 @@ def _in_thread(function: Callable[[], object]) -> None:
 
 
 @contextmanager
-def _stop_on_interrupt(run: Path) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks the workers to save and end; a second one acts as usual."""
-    stop = run / STOP_FILE
-    stop.unlink(missing_ok=True)
+def _stop_on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks the workers, by `stop`, to save and end; a second one acts as usual."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def ask(signum: int, _frame: object) -> None:
         log.warning("interrupted: saving a checkpoint, then ending; once more to end at once")
-        stop.touch()
+        stop()
         signal.signal(signum, previous[signum])
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -147,7 +147,6 @@ def _stop_on_interrupt(run: Path) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        stop.unlink(missing_ok=True)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -11,17 +11,30 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..config import Config, active_tasks, config_to_dict, dump_config
+from ..config import Config, TrainingConfig, active_tasks, config_to_dict, dump_config
 from ..data.batches import Batch, EvaluationBatches, Slice, TrainingBatches, load
 from ..data.dataset import Rows, open_rows
 from ..data.manifest import checksum
 from ..errors import ClusterError
-from ..inference.load import load_weights
 from ..model import build_model
+from ..model.weights import load_weights
 from ..objectives import Objective, build_objective
 from .checkpoint import (
-    BEST, WEIGHTS_FILE, CheckpointInfo, Progress, atomic_write, commit, finished, newest_whole, point, prune, read_info,
-    resolve_checkpoint, staging_folder, step_name,
+    BEST,
+    WEIGHTS_FILE,
+    CheckpointInfo,
+    Progress,
+    atomic_write,
+    clear_staging_folder,
+    commit,
+    finished,
+    newest_whole,
+    point,
+    prune,
+    read_info,
+    resolve_checkpoint,
+    staging_folder,
+    step_name,
 )
 from .engine import Engine, build_engine, make_universal
 from .metrics import Meter, Report, RunLog, device_metrics, loss_metrics, peak_flops
@@ -58,7 +71,6 @@ class Run:
 def train(cfg: Config, worker: Worker) -> Progress:
     """Train to the last step, going on from the run folder's newest whole checkpoint if it has one."""
     run = prepare(cfg, worker)
-    rate = _rate_of(cfg, run.plan)
     start = run.progress.step
     _start_report(run)
 
@@ -69,9 +81,10 @@ def train(cfg: Config, worker: Worker) -> Progress:
     run.meter = Meter()
     for step in range(start, run.plan.total_steps):
         torch.manual_seed(hash((cfg.training.seed, step, worker.rank)))  # dropout too is a function of the step
-        stop = _take_step(run, stream, rate(step))
+        rate = _rate(cfg.training, run.plan, step)
+        stop = _take_step(run, stream, rate)
         reason = _end_reason(run, stop)
-        _log_if_due(run, rate(step), last=reason is not None)
+        _log_if_due(run, rate, last=reason is not None)
         reason = _evaluate_if_due(run, last=reason == "finished") or reason
         _save_if_due(run, reason)
         if reason:
@@ -136,16 +149,9 @@ def _restore(
     return engine, replace(info.progress, stopped_by=None)
 
 
-def _rate_of(cfg: Config, plan: Plan):  # noqa: ANN202
-    training = cfg.training
-    floor = training.learning_rate / 10 if training.min_learning_rate is None else training.min_learning_rate
-
-    def rate(step: int) -> float:
-        return learning_rate(
-            step, peak=training.learning_rate, floor=floor, warmup_steps=plan.warmup_steps, total_steps=plan.total_steps
-        )
-
-    return rate
+def _rate(cfg: TrainingConfig, plan: Plan, step: int) -> float:
+    floor = cfg.learning_rate / 10 if cfg.min_learning_rate is None else cfg.min_learning_rate
+    return learning_rate(step, peak=cfg.learning_rate, floor=floor, warmup_steps=plan.warmup_steps, total_steps=plan.total_steps)
 
 
 def _training_stream(run: Run, micro_steps: range) -> Iterator[Batch]:
@@ -220,10 +226,10 @@ def _evaluate_if_due(run: Run, *, last: bool) -> str | None:
         loss, accuracy = _evaluate(run)
     progress = run.progress
     improved = progress.best_loss is None or loss < progress.best_loss
-    run.progress = replace(
-        progress, eval_loss=loss, best_loss=loss if improved else progress.best_loss, best_step=progress.step if improved else progress.best_step,
-        evaluations_without_gain=0 if improved else progress.evaluations_without_gain + 1,
-    )
+    if improved:
+        run.progress = replace(progress, eval_loss=loss, best_loss=loss, best_step=progress.step, evaluations_without_gain=0)
+    else:
+        run.progress = replace(progress, eval_loss=loss, evaluations_without_gain=progress.evaluations_without_gain + 1)
     report = _position(run, "eval") | loss_metrics(loss, accuracy, run.train_rows.tokenizer, causal=run.objective.causal)
     _write(run, report)
     run.worker.report(report)
@@ -262,7 +268,7 @@ def _save_if_due(run: Run, reason: str | None) -> None:
         point(run.worker.run, BEST, step_name(step))
     if epoch:
         point(run.worker.run, f"epoch_{epoch}", step_name(step))
-    prune(run.worker.run, logging.keep_checkpoints)
+    prune(run.worker.run, save_interval=logging.save_interval, keep=logging.keep_checkpoints)
 
 
 def _epoch_mark(run: Run) -> int | None:
@@ -279,7 +285,7 @@ def save(run: Run, reason: str | None) -> None:
     worker, staged = run.worker, staging_folder(run.worker.run, run.progress.step)
     progress = replace(run.progress, worker_seconds=run.worker_seconds())
     if worker.leads:
-        staged.mkdir(parents=True, exist_ok=True)
+        clear_staging_folder(worker.run, run.progress.step)
     worker.barrier()
     run.engine.save(staged)
     worker.barrier()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ import torch
 from ..config.tree import LoggingConfig
 from ..tokenizers import Tokenizer
 
-Report = dict[str, float | int | str | None]
+Report = dict[str, Any]
+"""Plain numbers and strings."""
 
 METRICS_FILE = "metrics.jsonl"
 WANDB_ID_FILE = "wandb_id"
@@ -109,7 +111,10 @@ class RunLog:
     """Rank 0's open files and services."""
 
     def __init__(self, run: Path, cfg: LoggingConfig, *, settings: dict[str, object]) -> None:
-        self._file = (run / METRICS_FILE).open("a")
+        path = run / METRICS_FILE
+        if path.exists():
+            os.truncate(path, whole_size(path))  # else the next report would be glued to what a crash cut short
+        self._file = path.open("a")
         self._board = _tensorboard(run) if cfg.use_tensorboard else None
         self._wandb = _wandb(run, cfg, settings) if cfg.use_wandb else None
 
@@ -132,35 +137,40 @@ class RunLog:
         if self._board:
             self._board.close()
         if self._wandb:
-            self._wandb.finish(quiet=True)
+            self._wandb.finish()
 
 
-def _tensorboard(run: Path):  # noqa: ANN202  (tensorboardX ships no types)
+def _tensorboard(run: Path) -> Any:
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(str(run / "logs"))
 
 
-def _wandb(run: Path, cfg: LoggingConfig, settings: dict[str, object]):  # noqa: ANN202  (wandb is an extra)
+def _wandb(run: Path, cfg: LoggingConfig, settings: dict[str, object]) -> Any:
     """The same W&B run after a resume; offline unless there is an account or the user chose a mode."""
     import wandb
 
     id_file = run / WANDB_ID_FILE
     if not id_file.exists():
-        id_file.write_text(wandb.util.generate_id())
-    signed_in = bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+        id_file.write_text(secrets.token_hex(4))
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
     return wandb.init(
         project=cfg.wandb_project, name=run.name, id=id_file.read_text().strip(), resume="allow", dir=str(run), config=settings,
-        mode=os.environ.get("WANDB_MODE") or ("online" if signed_in else "offline"), settings=wandb.Settings(silent=True),
+        mode=mode, settings=wandb.Settings(silent=True),
     )
 
 
-def read_reports(path: Path) -> list[dict[str, Any]]:
+def whole_size(path: Path) -> int:
+    """Bytes of a metrics.jsonl up to the end of its last whole line."""
+    return path.read_bytes().rfind(b"\n") + 1
+
+
+def read_reports(path: Path) -> list[Report]:
     """All whole lines of a metrics.jsonl, in the order written; a last line that a crash cut short is left out."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def last_reports(path: Path) -> dict[str, dict[str, Any]]:
+def last_reports(path: Path) -> dict[str, Report]:
     """The last report of each kind."""
     return {str(report["kind"]): report for report in read_reports(path)}

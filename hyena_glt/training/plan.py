@@ -20,7 +20,8 @@ class Plan:
     """Rows in a global batch; fixed for the whole run, whatever the number of workers."""
     width: int
     """Tokens in a row."""
-    steps_per_epoch: float
+    num_rows: int
+    """Rows in an epoch."""
     total_steps: int
     warmup_steps: int
     notes: tuple[str, ...] = ()
@@ -33,7 +34,7 @@ class Plan:
 
     def epoch(self, step: int) -> float:
         """Epochs done after `step` steps."""
-        return step / self.steps_per_epoch
+        return step * self.global_rows / self.num_rows
 
 
 def divide_batch(global_rows: int, batch_size: int, world_size: int) -> int:
@@ -52,9 +53,8 @@ def make_plan(
 ) -> Plan:
     """The plan for `world_size` workers over `num_rows` rows; `global_rows` is given when a run goes on."""
     rows = global_rows or world_size * cfg.batch_size * cfg.gradient_accumulation_steps
-    steps_per_epoch = num_rows / rows
-    limits = {
-        "num_epochs": math.ceil(cfg.num_epochs * steps_per_epoch) if cfg.num_epochs else None,
+    limits = {  # one division, at the end: 100 * (7 / 25) is more than 28, and would end a step late
+        "num_epochs": math.ceil(cfg.num_epochs * num_rows / rows) if cfg.num_epochs else None,
         "max_steps": cfg.max_steps,
         "max_tokens": math.ceil(cfg.max_tokens / (rows * width * (1.0 - padding_share))) if cfg.max_tokens else None,
     }
@@ -63,7 +63,7 @@ def make_plan(
         raise ConfigError("training: one of num_epochs, max_steps and max_tokens is needed, or the run would never end")
     plan = Plan(
         world_size=world_size, batch_size=cfg.batch_size, accumulation_steps=divide_batch(rows, cfg.batch_size, world_size),
-        global_rows=rows, width=width, steps_per_epoch=steps_per_epoch, total_steps=min(given), warmup_steps=cfg.warmup_steps,
+        global_rows=rows, width=width, num_rows=num_rows, total_steps=min(given), warmup_steps=cfg.warmup_steps,
         notes=tuple(_notes(cfg, min(given), rows, num_rows, padding_share)),
     )
     return plan

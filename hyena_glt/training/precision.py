@@ -24,10 +24,10 @@ def choose_precision(cfg: HardwareConfig, device_type: str) -> Precision:
     wanted = cfg.precision
     if wanted == "auto" and cfg.mixed_precision is False:
         wanted = "fp32"
+    if wanted == "auto" and device_type == "cpu":
+        wanted = "fp32"
     if wanted == "auto":
-        if device_type == "cpu":
-            return "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        wanted = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if wanted == "fp16" and device_type == "cpu":
         raise ConfigError("hardware.precision: fp16 needs a GPU; use fp32 or bf16 on a CPU")
     if wanted == "fp16" and cfg.zero_stage == 0:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .metrics import METRICS_FILE
+from .metrics import METRICS_FILE, Report, whole_size
 
 POLL_S = 0.5
 
@@ -20,7 +20,7 @@ POLL_S = 0.5
 def progress_bar(run: Path, *, total_steps: int) -> Iterator[None]:
     """Show step, loss, tokens/s and time left on stderr while the block runs; lines for evaluations and warnings above it."""
     path = run / METRICS_FILE
-    offset = path.stat().st_size if path.exists() else 0
+    offset = whole_size(path) if path.exists() else 0
     done = threading.Event()
     thread = threading.Thread(target=_follow, args=(path, offset, total_steps, done), daemon=True)
     thread.start()
@@ -37,43 +37,46 @@ def _follow(path: Path, offset: int, total_steps: int, done: threading.Event) ->
         ended = False
         while not ended:
             ended = done.wait(POLL_S)  # one more look after the end, for the last lines
-            for line, offset in _new_lines(path, offset):
-                _show(bar, line, interactive)
+            lines = _whole_lines(path, offset)
+            offset += sum(map(len, lines))
+            for line in lines:
+                _show(bar, json.loads(line), interactive)
 
 
-def _new_lines(path: Path, offset: int) -> Iterator[tuple[dict[str, object], int]]:
-    """Whole lines behind `offset`, each with the offset behind it."""
+def _whole_lines(path: Path, offset: int) -> list[bytes]:
+    """The lines behind `offset` that are written to their end."""
     if not path.exists():
-        return
+        return []
     with path.open("rb") as file:
         file.seek(offset)
-        for raw in file:
-            if not raw.endswith(b"\n"):
-                return
-            offset += len(raw)
-            yield json.loads(raw), offset
+        return [line for line in file if line.endswith(b"\n")]
 
 
-def _show(bar: tqdm, line: dict[str, object], interactive: bool) -> None:
-    kind, step, total = line["kind"], line.get("step"), line.get("total_steps")
-    figures = "bits/base {bits_per_base:.4f}".format(**line) if "bits_per_base" in line else f"loss {line.get('loss', float('nan')):.4f}"
-    if kind == "start" or kind == "train":
-        bar.n = int(step)  # type: ignore[arg-type]
-    if kind == "train":
-        speed = f"{line['tokens_per_s']:,.0f} tokens/s"
-        bar.set_postfix_str(f"{figures}, {speed}")
+def _show(bar: tqdm, report: Report, interactive: bool) -> None:
+    kind, step = report["kind"], report["step"]
+    if kind == "start":
+        bar.reset()  # so that the rate is that of this start, without the time before its first step
+        bar.initial = bar.n = step
+    elif kind == "train":
+        bar.n = step
+        state = f"{_figure(report)}, {report['tokens_per_s']:,.0f} tokens/s"
+        bar.set_postfix_str(state)
         if not interactive:
-            left = _time_left(line)
-            print(f"step {step}/{total}: {figures}, {speed}, {left} left", file=sys.stderr)
+            print(f"step {step}/{report['total_steps']}: {state}, {_time_left(report)} left", file=sys.stderr)
     elif kind == "eval":
-        bar.write(f"step {step}: validation {figures}", file=sys.stderr)
+        bar.write(f"step {step}: validation {_figure(report)}", file=sys.stderr)
     elif kind == "warning":
-        bar.write(f"warning: {line['message']}", file=sys.stderr)
+        bar.write(f"warning: {report['message']}", file=sys.stderr)
     bar.refresh()
 
 
-def _time_left(line: dict[str, object]) -> str:
+def _figure(report: Report) -> str:
+    """Bits per base where the tokens allow it, else the loss."""
+    return f"{report['bits_per_base']:.4f} bits/base" if "bits_per_base" in report else f"loss {report['loss']:.4f}"
+
+
+def _time_left(report: Report) -> str:
     """Minutes and seconds, from the mean time a step so far."""
-    step, total, elapsed = (float(line[k]) for k in ("step", "total_steps", "elapsed_s"))  # type: ignore[arg-type]
-    seconds = round((total - step) * elapsed / max(step, 1.0))
+    step = max(1, report["step"])
+    seconds = round((report["total_steps"] - step) * report["elapsed_s"] / step)
     return f"{seconds // 60}:{seconds % 60:02d}"

@@ -11,10 +11,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from ..errors import ClusterError
 from .metrics import Report
 
-STOP_FILE = ".stop"
-"""Asks every worker to save and end after the current step; the driver makes it when it is interrupted."""
+OWNER_FILE = ".owner"
+"""Names the start that a run folder belongs to, and whether it shall stop: `<token>` or `<token> stop`. The driver writes it."""
+STOP = "stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class Worker:
     device: torch.device
     run: Path
     """The run folder, on storage that every worker sees."""
+    token: str
+    """The start that this worker belongs to."""
     reports_to_ray: bool = False
 
     @property
@@ -44,8 +48,17 @@ class Worker:
         dist.barrier()
 
     def stop_requested(self) -> bool:
-        """Whether the driver was interrupted."""
-        return self.leads and (self.run / STOP_FILE).exists()
+        """Whether the driver was interrupted; only rank 0 looks.
+
+        Raises ClusterError where the folder was taken over by a later start: workers can outlive a killed driver for some
+        seconds, and must not write into what another start goes on with.
+        """
+        if not self.leads:
+            return False
+        owner, _, order = (self.run / OWNER_FILE).read_text().strip().partition(" ")
+        if owner != self.token:
+            raise ClusterError(f"{self.run} was taken over by a later start of this run")
+        return order == STOP
 
     def report(self, report: Report) -> None:
         """Hand plain numbers to Ray Train, for its dashboard and for Tune. A barrier: every rank must call it."""
@@ -55,10 +68,11 @@ class Worker:
             ray.train.report({key: value for key, value in report.items() if value is not None})
 
 
-def ray_worker(run: str) -> Worker:
+def ray_worker(run: str, token: str) -> Worker:
     """This process as Ray Train started it."""
     import ray.train
     import ray.train.torch
 
     context = ray.train.get_context()
-    return Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device(), Path(run), reports_to_ray=True)
+    device = ray.train.torch.get_device()
+    return Worker(context.get_world_rank(), context.get_world_size(), device, Path(run), token, reports_to_ray=True)

@@ -20,11 +20,12 @@ from hyena_glt.data.manifest import (
 )
 from hyena_glt.errors import DataError
 
+SHARD = Shard(path="train/part-00000.parquet", rows=2, tokens=16, size=9, sha256="3" * 64)
 MANIFEST = Manifest(
     config={"preprocessing": {"max_length": 8, "input_path": ["a.fa"]}, "tokenization": {}, "output": {}},
     tokenizer={"kind": "char"}, tokenizer_sha256="1" * 64, width=8, dropped={"short_windows": {"windows": 1, "bases": 3}},
     inputs=(InputFile(path="a.fa", size=20, sha256="2" * 64, records=1, bases=19),),
-    splits={"train": SplitManifest(rows=2, tokens=16, bases=16, shards=(Shard(path="train/part-00000.parquet", rows=2, tokens=16, size=9, sha256="3"),))},
+    splits={"train": SplitManifest(rows=2, tokens=16, bases=16, shards=(SHARD,))},
 )
 
 

@@ -41,7 +41,7 @@ def test_another_architecture(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         load_model(tmp_path, overrides=["model.num_layers=4", "model.se_taps=5"])
     message = str(caught.value)
-    assert "belongs to another architecture than its config.yaml describes" in message
+    assert "belongs to another architecture than the settings describe" in message
     assert " missing (backbone.blocks.3." in message
     assert "of another shape (backbone.blocks.0." in message
     with pytest.raises(CheckpointError, match=r"unexpected \(backbone\.blocks\.2\..*, \.\.\.\)"):

@@ -179,12 +179,12 @@ def test_the_classifier_ignores_padding() -> None:
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"mixers": ("hyena",)}, r"a sequence of 70 tokens is longer than this model's hyena filters \(64\); raise model\.max_pos"),
-    ({"mixers": ("se",), "position_encoding": "learned"}, r"a sequence of 70 tokens is longer than the learned positions \(64\)"),
+    ({"mixers": ("hyena",)}, r"a sequence of 65 tokens is longer than this model's hyena filters \(64\); raise model\.max_pos"),
+    ({"mixers": ("se",), "position_encoding": "learned"}, r"a sequence of 65 tokens is longer than the learned positions \(64\)"),
 ])
 def test_sequences_beyond_the_model_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        _model(causal=True, **settings)(_ids(1, 70))
+        _model(causal=True, **settings)(_ids(1, 65))
 
 
 def test_only_the_projections_decay() -> None:

@@ -1,0 +1,215 @@
+"""Batches are a function of (data, seed, step): workers, micro-batches, processes and restarts choose only who computes what."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hyena_glt.config import TokenizationConfig
+from hyena_glt.data.batches import Batch, EvaluationBatches, Shuffle, Slice, TrainingBatches, load
+from hyena_glt.data.dataset import open_rows
+from hyena_glt.objectives import IGNORE, CausalLM, MaskedLM, Objective
+from tests.data.small_folder import random_letters, write_folder
+
+MASKED, CAUSAL = MaskedLM(0.3, vocab_size=4), CausalLM()
+WIDTH, NUM_ROWS = 16, 37
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """37 full rows in 13 row groups of three shards."""
+    letters = random_letters(WIDTH * NUM_ROWS)
+    return write_folder(tmp_path_factory.mktemp("data") / "out", {"a": letters}, max_length=WIDTH, rows_per_group=3, rows_per_shard=14)
+
+
+def training(
+    folder: Path, part: Slice, *, objective: Objective = MASKED, seed: int = 5, window_groups: int = 4, length: int | None = None
+) -> TrainingBatches:
+    return TrainingBatches(open_rows(str(folder), "train", length), objective, seed, part, window_groups)
+
+
+def equal(one: Batch, two: Batch) -> bool:
+    tensors = all(torch.equal(getattr(one, name), getattr(two, name)) for name in ("inputs", "targets", "padding"))
+    return tensors and (one.num_scored, one.num_tokens) == (two.num_scored, two.num_tokens)
+
+
+def slices(world_size: int, batch_size: int, accumulation_steps: int) -> list[Slice]:
+    return [Slice(rank, world_size, batch_size, accumulation_steps) for rank in range(world_size)]
+
+
+def global_batch(folder: Path, parts: list[Slice], step: int) -> Batch:
+    """What all workers compute in one optimizer step, in the order of the stream."""
+    workers, steps = [training(folder, part) for part in parts], parts[0].accumulation_steps
+    made = [worker[step * steps + micro] for micro in range(steps) for worker in workers]
+    tensors = [torch.cat([getattr(batch, name) for batch in made]) for name in ("inputs", "targets", "padding")]
+    return Batch(*tensors, sum(batch.num_scored for batch in made), sum(batch.num_tokens for batch in made))
+
+
+sizes = st.lists(st.integers(1, 6), min_size=1, max_size=8).map(np.array)
+
+
+def shuffle(group_sizes: np.ndarray, seed: int, window_groups: int) -> Shuffle:
+    return Shuffle(group_sizes, seed=seed, window_groups=window_groups)
+
+
+@given(sizes, st.integers(0, 3), st.integers(1, 10))
+def test_every_row_comes_once_an_epoch(group_sizes, seed, window_groups):
+    number = int(group_sizes.sum())
+    order = shuffle(group_sizes, seed, window_groups).rows(np.arange(3 * number)).reshape(3, number)
+    assert (np.sort(order) == np.arange(number)).all()
+
+
+@given(sizes, st.integers(0, 3), st.integers(1, 10))
+def test_only_one_window_of_row_groups_is_open_at_a_time(group_sizes, seed, window_groups):
+    groups = np.repeat(np.arange(len(group_sizes)), group_sizes)
+    order = groups[shuffle(group_sizes, seed, window_groups).rows(np.arange(len(groups)))].tolist()
+    while order:
+        opened = []
+        while order and (order[0] in opened or len(opened) < window_groups):
+            opened = [*opened, *({order[0]} - set(opened))]
+            order.pop(0)
+        assert not set(opened) & set(order), "a window is read to its end before the next begins"
+
+
+@given(sizes, st.data())
+def test_a_place_in_the_stream_can_be_asked_for_in_any_order(group_sizes, data):
+    number = int(group_sizes.sum())
+    order = shuffle(group_sizes, 1, 2).rows(np.arange(3 * number))
+    asked = data.draw(st.lists(st.integers(0, 3 * number - 1), max_size=20))
+    assert shuffle(group_sizes, 1, 2).rows(np.array(asked, np.int64)).tolist() == order[asked].tolist()
+
+
+def test_epochs_and_seeds_differ_and_rows_are_shuffled():
+    group_sizes = np.full(10, 10)
+    epochs = shuffle(group_sizes, 0, 4).rows(np.arange(300)).reshape(3, 100).tolist()
+    other = shuffle(group_sizes, 1, 4).rows(np.arange(100)).tolist()
+    orders = [*epochs, other, list(range(100))]
+    assert len({tuple(order) for order in orders}) == 5
+    for order in orders[:-1]:
+        in_place = sum(row == place for place, row in enumerate(order))
+        neighbours = sum(after == before + 1 for before, after in zip(order, order[1:], strict=False))
+        assert in_place < 15 and neighbours < 15
+        assert len({row // 10 for row in order[:40]}) == 4 and len({row // 10 for row in order[:20]}) > 2
+
+
+@given(
+    shape=st.sampled_from([(1, 12, 1), (1, 3, 4), (2, 6, 1), (3, 2, 2), (12, 1, 1), (4, 1, 3)]),
+    step=st.integers(0, 9),
+)
+def test_the_workers_divide_a_global_batch_without_gap_or_repeat(shape, step):
+    parts = slices(*shape)
+    assert {part.global_rows for part in parts} == {12}
+    micro_steps = range(step * shape[2], (step + 1) * shape[2])
+    places = np.concatenate([part.positions(micro) for micro in micro_steps for part in parts])
+    assert places.tolist() == list(range(12 * step, 12 * (step + 1)))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 3), (2, 6, 1), (3, 2, 2), (4, 3, 1)])
+def test_workers_and_micro_batches_do_not_change_a_global_batch(folder, shape):
+    for step in (0, 3, 7):  # 37 rows: the fourth and eighth batch hold rows of two epochs
+        wanted = global_batch(folder, slices(1, 12, 1), step)
+        assert wanted.num_scored > 0
+        assert equal(global_batch(folder, slices(*shape), step), wanted)
+
+
+def test_a_run_that_goes_on_with_other_workers_sees_the_rows_that_it_had_not_seen(folder):
+    """All rows of three epochs: four steps on two workers, then the rest on three, each after a restart."""
+    rows = open_rows(str(folder), "train")
+    numbers = {row.tobytes(): number for number, row in enumerate(rows.read(np.arange(NUM_ROWS)).astype(np.int64))}
+    assert len(numbers) == NUM_ROWS
+    seen = []
+    for parts, steps in ((slices(2, 3, 2), range(4)), (slices(3, 4, 1), range(4, 9)), (slices(1, 2, 6), range(9, 10))):
+        workers, micro_steps = [training(folder, part, objective=CAUSAL) for part in parts], parts[0].accumulation_steps
+        for micro in range(steps.start * micro_steps, steps.stop * micro_steps):
+            seen += [numbers[row.tobytes()] for worker in workers for row in worker[micro].inputs.numpy()]
+    assert [sorted(seen[e * NUM_ROWS : (e + 1) * NUM_ROWS]) for e in range(3)] == [list(range(NUM_ROWS))] * 3
+
+
+def chosen(batches: TrainingBatches, micro_step: int) -> torch.Tensor:
+    return batches[micro_step].targets != IGNORE
+
+
+def test_masks_depend_on_seed_and_place_alone(folder):
+    whole = Slice(0, 1, 12, 1)
+    batches, other_order = training(folder, whole), training(folder, whole, window_groups=1)
+    assert not torch.equal(batches[2].inputs, other_order[2].inputs), "other rows stand there"
+    assert torch.equal(chosen(batches, 2), chosen(other_order, 2))
+    assert not torch.equal(chosen(batches, 2), chosen(batches, 3))
+    assert not torch.equal(chosen(batches, 2), chosen(training(folder, whole, seed=6), 2))
+
+
+def test_a_row_is_masked_anew_in_each_epoch(folder):
+    batches = training(folder, Slice(0, 1, NUM_ROWS, 1))  # a batch is an epoch
+    order = shuffle(batches.rows.group_sizes(), 5, 4).rows(np.arange(2 * NUM_ROWS)).reshape(2, NUM_ROWS)
+    first, second = (chosen(batches, epoch)[np.argsort(order[epoch])] for epoch in (0, 1))
+    rows = torch.from_numpy(batches.rows.read(order[1]).astype(np.int64))
+    assert (batches[1].targets[chosen(batches, 1)] == rows[chosen(batches, 1)]).all(), "the order is the one that was used"
+    assert (first != second).any(dim=1).sum() > NUM_ROWS - 2
+
+
+def test_batches_survive_pickling(folder):
+    batches = training(folder, Slice(1, 2, 3, 2))
+    wanted = [batches[micro] for micro in (7, 8)]
+    copy = pickle.loads(pickle.dumps(batches))
+    assert all(equal(copy[micro], batch) for micro, batch in zip((7, 8), wanted, strict=True))
+
+
+@pytest.mark.slow
+def test_loader_processes_give_the_same_batches(folder):
+    batches, order = training(folder, Slice(0, 2, 3, 2)), range(3, 10)
+    wanted = list(load(batches, order))
+    assert len(wanted) == 7 and equal(wanted[0], batches[3])
+    assert all(equal(one, two) for one, two in zip(load(batches, order, num_workers=2), wanted, strict=True))
+
+
+def test_a_batch_counts_what_it_holds(folder):
+    batch = training(folder, Slice(0, 1, 8, 1))[0]
+    assert (batch.inputs.dtype, batch.targets.dtype, batch.padding.dtype) == (torch.int64, torch.int64, torch.bool)
+    assert batch.inputs.shape == batch.targets.shape == batch.padding.shape == (8, WIDTH)
+    assert batch.num_scored == (batch.targets != IGNORE).sum() and batch.num_tokens == 8 * WIDTH
+    moved = batch.to(torch.device("cpu"))
+    assert equal(moved, batch)
+
+
+def evaluated(folder: Path, world_size: int, batch_size: int, objective: Objective, length: int | None = None) -> list[Batch]:
+    rows = open_rows(str(folder), "train", length)
+    ranks = [EvaluationBatches(rows, objective, batch_size, rank, world_size) for rank in range(world_size)]
+    assert len({len(batches) for batches in ranks}) == 1, "collective calls need equally many batches on each rank"
+    return [batches[number] for number in range(len(ranks[0])) for batches in ranks]
+
+
+@pytest.mark.parametrize("world_size, batch_size", [(1, 5), (2, 4), (3, 4), (4, 10), (1, 50), (5, 8)])
+def test_an_evaluation_covers_every_row_once(folder, world_size, batch_size):
+    made = evaluated(folder, world_size, batch_size, MASKED)
+    inputs, targets, padding = (torch.cat([getattr(batch, name) for batch in made]) for name in ("inputs", "targets", "padding"))
+    single = EvaluationBatches(open_rows(str(folder), "train"), MASKED, NUM_ROWS)[0]
+    assert torch.equal(inputs[:NUM_ROWS], single.inputs) and torch.equal(targets[:NUM_ROWS], single.targets)
+    rows = torch.from_numpy(open_rows(str(folder), "train").read(np.arange(NUM_ROWS)).astype(np.int64))
+    assert torch.equal(torch.where(targets == IGNORE, inputs, targets)[:NUM_ROWS], rows)
+    assert padding[NUM_ROWS:].all() and not padding[:NUM_ROWS].any() and (targets[NUM_ROWS:] == IGNORE).all()
+    assert sum(batch.num_scored for batch in made) == single.num_scored > 0
+    assert sum(batch.num_tokens for batch in made) == NUM_ROWS * WIDTH
+    assert len(inputs) < NUM_ROWS + world_size * batch_size, "no more empty rows than the last round needs"
+
+
+def test_an_evaluation_counts_every_base_of_cut_rows_once(folder):
+    whole, cut = evaluated(folder, 2, 3, CAUSAL), evaluated(folder, 2, 3, CAUSAL, length=5)
+    assert sum(batch.num_tokens for batch in cut) == sum(batch.num_tokens for batch in whole) == NUM_ROWS * WIDTH
+    assert sum(batch.num_scored for batch in whole) == NUM_ROWS * (WIDTH - 1)
+    assert sum(batch.num_scored for batch in cut) == NUM_ROWS * (4 + 4 + 4 + 0), "the first token of each piece is context only"
+
+
+def test_specials_frame_the_tokens_of_a_batch(tmp_path):
+    folder = write_folder(
+        tmp_path / "out", {"a": b"ACGTA"}, max_length=8, tokenization=TokenizationConfig(kind="char", add_special_tokens=True)
+    )
+    batch = training(folder, Slice(0, 1, 1, 1), objective=CAUSAL)[0]
+    assert batch.inputs.tolist() == [[2, 5, 6, 7, 8, 5, 3, 0, 0, 0]]
+    assert batch.targets.tolist() == [[5, 6, 7, 8, 5] + [IGNORE] * 5]
+    assert batch.padding.tolist() == [[False] * 7 + [True] * 3] and batch.num_tokens == 7
