@@ -2,10 +2,32 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test fast check long clean
+.PHONY: quickstart test fast check long ecoli ecoli-masked protein clean
 
 quickstart: .venv/.installed  ## phage genomes -> tokens -> two workers -> evaluation -> report
 	$(BIN)/python -m pipelines.quickstart
+
+ecoli: data/genomes/ecoli_K12_MG1655.fa.gz  ## E. coli K-12, causal: 20 minutes on two cores
+	$(BIN)/hyena-glt preprocess ecoli.yaml
+	$(BIN)/hyena-glt pretrain ecoli.yaml --output_dir runs/ecoli
+	$(BIN)/hyena-glt evaluate --model_path runs/ecoli
+	$(BIN)/hyena-glt report --checkpoint_dir runs/ecoli --output_dir runs/ecoli/report
+
+ecoli-masked: data/genomes/ecoli_K12_MG1655.fa.gz  ## the same data, masked
+	$(BIN)/hyena-glt preprocess ecoli_masked.yaml
+	$(BIN)/hyena-glt pretrain ecoli_masked.yaml --output_dir runs/ecoli_masked
+	$(BIN)/hyena-glt evaluate --model_path runs/ecoli_masked
+
+protein: data/genomes/uniprot_sample_20k.fa.gz  ## UniProt records with the amino-acid tokenizer
+	$(BIN)/hyena-glt preprocess protein.yaml
+	$(BIN)/hyena-glt pretrain protein.yaml --output_dir runs/protein
+	$(BIN)/hyena-glt evaluate --model_path runs/protein --metrics mlm_accuracy,perplexity,bits_per_base,bleu
+
+data/genomes/ecoli_K12_MG1655.fa.gz: .venv/.installed
+	tests/data/fetch_genomes.sh data/genomes ecoli
+
+data/genomes/uniprot_sample_20k.fa.gz: .venv/.installed
+	tests/data/fetch_genomes.sh data/genomes protein
 
 test: .venv/.installed  ## the whole suite
 	$(BIN)/python -m pytest -q
@@ -17,8 +39,8 @@ check: .venv/.installed  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-long: .venv/.installed  ## longer runs; their logs are committed under tests/benchmarks/results
-	$(BIN)/python -m tests.benchmarks
+long: ecoli ecoli-masked protein  ## longer runs and benchmarks; their logs are committed under tests/benchmarks/results
+	$(BIN)/python tests/benchmarks/operators_cpu.py
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -20,7 +20,7 @@ from hyena_glt.config import Config, changed_settings, dump_config, load_config,
 from hyena_glt.data.dataset import Rows, open_rows
 from hyena_glt.data.manifest import checksum
 from hyena_glt.errors import CheckpointError, ClusterError, ConfigError, DataError
-from hyena_glt.tokenizers import Tokenizer
+from hyena_glt.tokenizers import Tokenizer, load_tokenizer
 from hyena_glt.training.checkpoint import (
     CHECKPOINTS,
     LATEST,
@@ -42,7 +42,7 @@ from .initialize import describe_model, save_initial
 FREE_SECTIONS = ("preprocessing", "tokenization", "output", "hardware", "cluster", "logging", "tune")
 """Sections that may change when a run goes on; the first three have done their work."""
 FREE_SETTINGS = (
-    "training.num_epochs", "training.max_steps", "training.max_tokens", "training.early_stopping_patience", "training.eval_max_batches",
+    "training.num_epochs", "training.max_steps", "training.max_tokens", "training.early_stopping_patience", "training.eval_max_rows",
     "training.init_from", "training.output_dir", "model.vocab_size",
 )
 
@@ -103,8 +103,16 @@ def resolve(cfg: Config) -> tuple[Config, Rows]:
     training = cfg.training
     if training.init_from:
         training = replace(training, init_from=str(Path(training.init_from).absolute()))
-        resolve_checkpoint(str(training.init_from))
+        _check_start(resolve_checkpoint(str(training.init_from)), train_rows)
     return replace(cfg, data=data, model=model, training=training), train_rows
+
+
+def _check_start(folder: Path, rows: Rows) -> None:
+    if load_tokenizer(folder / "tokenizer.json") != rows.tokenizer:
+        raise DataError(
+            f"training.init_from: the tokenizer of {folder} differs from that of {rows.folder}, so its weights would read other symbols; "
+            f"preprocess the data with the tokenization section of {folder / 'config.yaml'}"
+        )
 
 
 def fitting_vocab_size(cfg: Config, tokenizer: Tokenizer) -> int:

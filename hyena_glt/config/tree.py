@@ -241,14 +241,14 @@ class TrainingConfig:
     """Gradient clipping by global norm; null turns it off."""
     early_stopping_patience: int | None = None
     """Stop after so many evaluations without a lower validation loss."""
-    eval_max_batches: int | None = None
-    """Validation micro-batches per worker and evaluation; default: all."""
+    eval_max_rows: int | None = None
+    """Rows of the validation split that an evaluation reads, from its start; default: all."""
 
     def __post_init__(self) -> None:
         low = self.min_learning_rate
         require(
             *at_least(1, self, "batch_size", "gradient_accumulation_steps"),
-            *above_zero(self, "num_epochs", "max_steps", "max_tokens", "max_grad_norm", "early_stopping_patience", "eval_max_batches"),
+            *above_zero(self, "num_epochs", "max_steps", "max_tokens", "max_grad_norm", "early_stopping_patience", "eval_max_rows"),
             *above_zero(self, "learning_rate", "adam_epsilon"),
             *at_least(0, self, "seed", "warmup_steps", "weight_decay"),
             *fraction(self, "adam_beta1", "adam_beta2"),

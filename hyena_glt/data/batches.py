@@ -138,14 +138,20 @@ class EvaluationBatches(Dataset):
     batch_size: int
     rank: int = 0
     world_size: int = 1
+    max_rows: int | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are read, from the start of the split."""
+        return min(self.rows.num_rows, self.max_rows or self.rows.num_rows)
 
     def __len__(self) -> int:
-        return -(-self.rows.num_rows // (self.batch_size * self.world_size))
+        return -(-self.num_rows // (self.batch_size * self.world_size))
 
     def __getitem__(self, number: int) -> Batch:
         start = (number * self.world_size + self.rank) * self.batch_size
         wanted = np.arange(start, start + self.batch_size)
-        inside = wanted[wanted < self.rows.num_rows]
+        inside = wanted[wanted < self.num_rows]
         ids = np.full((self.batch_size, self.rows.width), PAD, np.uint16)
         if len(inside):
             ids[: len(inside)] = self.rows.read(inside)

@@ -22,7 +22,12 @@ class LanguageModel(nn.Module):
         self.num_rows = backbone.embedding.num_rows
 
     def hidden(self, ids: Tensor, padding: Tensor | None = None) -> Tensor:
-        """ids [B, L], padding [B, L] (true = pad) -> hidden states [B, L, D] after the final norm."""
+        """ids [B, L], padding [B, L] (true = pad) -> hidden states [B, L, D] after the final norm. ValueError if L > max_length."""
+        if ids.shape[1] > self.max_length:
+            raise ValueError(
+                f"a sequence of {ids.shape[1]:,} tokens is longer than this model's limit of {self.max_length:,} "
+                f"(model.max_position_embeddings); cut it into windows"
+            )
         return self.backbone(ids, padding)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -239,13 +239,15 @@ def _evaluate_if_due(run: Run, *, last: bool) -> str | None:
 
 def _evaluate(run: Run) -> tuple[float, float]:
     """Mean loss in nats and accuracy over the scored tokens of the validation split."""
-    batches = EvaluationBatches(run.val_rows, run.objective, run.plan.batch_size, run.worker.rank, run.worker.world_size)
-    count = min(len(batches), run.cfg.training.eval_max_batches or len(batches))
+    worker = run.worker
+    batches = EvaluationBatches(
+        run.val_rows, run.objective, run.plan.batch_size, worker.rank, worker.world_size, max_rows=run.cfg.training.eval_max_rows
+    )
     meter = Meter()
     run.engine.train(False)
     with torch.no_grad():
-        for batch in load(batches, range(count)):
-            moved = batch.to(run.worker.device)
+        for batch in load(batches, range(len(batches))):
+            moved = batch.to(worker.device)
             loss_sum, hits = run.engine.loss(moved.inputs, moved.padding, moved.targets)
             meter.add(loss_sum, hits, batch.num_scored, batch.num_tokens)
     run.engine.train()

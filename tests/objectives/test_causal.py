@@ -70,4 +70,4 @@ def test_an_empty_row_scores_nothing():
 )
 def test_only_overlapping_kmers_need_a_known_neighbour(tokenization, span):
     objective = build_objective(CausalLMConfig(), build_tokenizer("dna", tokenization))
-    assert objective == CausalLM(span) and objective.causal
+    assert objective == CausalLM(span) == objective.for_evaluation() and objective.causal

@@ -95,6 +95,15 @@ def test_what_is_not_scored_is_minus_100_whatever_the_type_of_the_ids(dtype):
     assert IGNORE == -100 and made.targets.min() == -100 and ((made.targets == -100) | (made.targets >= 5)).all()
 
 
+@pytest.mark.parametrize("span", [1, K])
+def test_an_evaluation_hides_all_that_training_chooses(span):
+    objective, ids = MaskedLM(0.3, vocab_size=4, span=span), random_ids(20, 100, 4, 9)
+    trained, evaluated = objective(ids, rngs(20)), objective.for_evaluation()(ids, rngs(20))
+    assert (evaluated.targets == trained.targets).all()
+    assert (evaluated.inputs[evaluated.targets != IGNORE] == MASK).all()
+    assert ((evaluated.inputs == ids) | (evaluated.inputs == MASK)).all(), "nothing is replaced"
+
+
 def test_an_empty_row_scores_nothing():
     made = MaskedLM(0.9, vocab_size=4)(np.array([[PAD] * 8, [CLS, SEP] + [PAD] * 6], np.uint8), rngs(2))
     assert made.num_scored == 0 and made.num_tokens == 2

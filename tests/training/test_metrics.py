@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,7 @@ def test_a_file_with_nothing_but_a_cut_line(tmp_path):
 def test_tensorboard_shows_the_numbers_of_both_starts_of_a_run(tmp_path):
     cfg = LoggingConfig(use_tensorboard=True)
     write(tmp_path, REPORTS[:2], cfg)
+    time.sleep(1.1)  # the files are named by the second
     write(tmp_path, REPORTS[2:], cfg)
     files = list((tmp_path / "logs").iterdir())
     assert files and all(".tfevents." in file.name for file in files)
@@ -169,4 +171,4 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
     assert len(files) == 2 and {file.name for file in files} == {f"run-{number}.wandb"}
     for file, wanted, missing in zip(files, ("train/loss", "eval/loss"), ("eval/loss", "train/lr"), strict=True):
         content = file.read_bytes()
-        assert wanted.encode() in content and missing.encode() not in content and b"phages" in content and b"seed" in content
+        assert wanted.encode() in content and missing.encode() not in content and b"phages" in content and b"seed" in content, (wanted, len(content), [str(p) for p in (run / "wandb").rglob("*")])

@@ -54,7 +54,7 @@ def test_the_rate_rises_to_its_peak_and_falls_to_its_floor(warmup_steps, decay_s
     rates = [rate(step, warmup_steps, warmup_steps + decay_steps) for step in range(warmup_steps + decay_steps + 1)]
     up, down = rates[: max(1, warmup_steps)], rates[warmup_steps:]
     assert up == sorted(set(up)) and down == sorted(set(down), reverse=True)
-    assert max(rates) == pytest.approx(PEAK) == up[-1] == down[0] and rates[-1] == pytest.approx(FLOOR)
+    assert [max(rates), up[-1], down[0], down[-1]] == pytest.approx([PEAK, PEAK, PEAK, FLOOR])
 
 
 def model_of(mixers: tuple[str, ...], **settings: object) -> LanguageModel:

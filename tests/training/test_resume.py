@@ -27,7 +27,7 @@ STEPS, SAVE = 40, 8
 SETTINGS = [
     "model.hidden_size=16", "model.num_layers=3", "model.mixers=[se,mr,li]", "model.max_position_embeddings=128", "model.dropout=0",
     "tasks.causal_lm.weight=1", f"training.max_steps={STEPS}", "training.batch_size=2", "training.gradient_accumulation_steps=2",
-    "training.learning_rate=1e-2", "training.warmup_steps=5", "training.eval_max_batches=4", "logging.log_interval=1",
+    "training.learning_rate=1e-2", "training.warmup_steps=5", "training.eval_max_rows=16", "logging.log_interval=1",
     "logging.eval_interval=8", f"logging.save_interval={SAVE}", "logging.use_tensorboard=false", "cluster.train_workers=2",
     "cluster.num_cpus=2", "hardware.precision=fp32",
 ]

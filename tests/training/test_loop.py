@@ -1,0 +1,185 @@
+"""The loop without Ray: one process, one worker, real DeepSpeed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from hyena_glt.config import load_config
+from hyena_glt.errors import ClusterError
+from hyena_glt.inference import load_model
+from hyena_glt.training.checkpoint import COMMIT_FILE, OPTIMIZER_FOLDER, Progress, read_info, resolve_checkpoint
+from hyena_glt.training.loop import train
+from hyena_glt.training.metrics import METRICS_FILE, read_reports
+from hyena_glt.training.worker import OWNER_FILE, STOP, Worker
+from pipelines.preprocess import preprocess
+
+GENOMES = Path(__file__).parents[2] / "pipelines" / "genomes"
+GOLDEN = Path(__file__).with_name("golden_losses.json")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
+    """The phage genomes as windows of 64 bases."""
+    folder = tmp_path_factory.mktemp("data") / "phages"
+    preprocess(load_config(None, [
+        f"preprocessing.input_path={GENOMES}", f"output.path={folder}", "preprocessing.max_length=64", "tokenization.kind=char",
+        "preprocessing.split.by=tail",
+    ]))
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A world of one."""
+    torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = "0"
+    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def run(data: Path, folder: Path, *settings: str) -> Progress:
+    """Train a tiny model in this process."""
+    given = [
+        "model.hidden_size=16", "model.num_layers=2", "model.mixers=[se,li]", "model.max_position_embeddings=64", "model.vocab_size=4",
+        "model.num_attention_heads=2", "training.max_steps=6", "training.batch_size=4", "training.learning_rate=1e-2", "training.eval_max_rows=8",
+        "logging.log_interval=1", "logging.eval_interval=3", "logging.save_interval=3", "logging.use_tensorboard=false",
+        f"data.train_path={data}", f"data.val_path={data}", "hardware.precision=fp32", "hardware.zero_stage=1", *settings,
+    ]
+    latest = {setting.split("=")[0]: setting for setting in given}
+    if not any(name.startswith("tasks.") for name in latest):
+        latest["tasks"] = "tasks.causal_lm.weight=1"
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / OWNER_FILE).write_text("test")
+    return train(load_config(None, list(latest.values())), Worker(0, 1, torch.device("cpu"), folder, "test"))
+
+
+def losses(folder: Path, kind: str = "train") -> list[float]:
+    return [report["loss"] for report in read_reports(folder / METRICS_FILE) if report["kind"] == kind]
+
+
+@pytest.mark.parametrize("mixers", ["hyena", "se", "mr", "li", "attention"])
+@pytest.mark.parametrize("objective", ["causal_lm", "masked_lm"])
+def test_golden_losses(data: Path, tmp_path: Path, mixers: str, objective: str) -> None:
+    """The same numbers as when the file was written; after a change on purpose, delete it and run this once to write it anew."""
+    run(data, tmp_path, f"model.mixers=[{mixers}]", f"tasks.{objective}.weight=1", "training.max_steps=4", "model.num_layers=1")
+    golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    found = losses(tmp_path)
+    if f"{objective} {mixers}" not in golden:
+        GOLDEN.write_text(json.dumps(golden | {f"{objective} {mixers}": found}, indent=1, sort_keys=True) + "\n")
+        pytest.fail("there was no golden loss; it is written now")
+    assert found == pytest.approx(golden[f"{objective} {mixers}"], rel=1e-4)
+    assert found[-1] < found[0]
+
+
+@pytest.mark.parametrize("change", [
+    ["training.batch_size=2", "training.gradient_accumulation_steps=2"], ["hardware.zero_stage=0"], ["hardware.zero_stage=2"],
+    ["hardware.zero_stage=3"], ["hardware.gradient_checkpointing=true"], ["hardware.offload_optimizer=true"],
+], ids=lambda change: change[-1])
+def test_what_must_not_change_the_losses(data: Path, tmp_path: Path, change: list[str]) -> None:
+    run(data, tmp_path / "plain")
+    run(data, tmp_path / "changed", *change)
+    assert losses(tmp_path / "changed") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
+    assert losses(tmp_path / "changed", "eval") == pytest.approx(losses(tmp_path / "plain", "eval"), rel=1e-5)
+
+
+def test_bfloat16_stays_close(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "fp32")
+    run(data, tmp_path / "bf16", "hardware.precision=bf16")
+    assert losses(tmp_path / "bf16") == pytest.approx(losses(tmp_path / "fp32"), rel=2e-2)
+    assert losses(tmp_path / "bf16") != losses(tmp_path / "fp32")
+
+
+def test_resume_with_dropout_is_exact(data: Path, tmp_path: Path) -> None:
+    settings = ["model.dropout=0.2", "training.min_learning_rate=1e-2"]
+    run(data, tmp_path / "unbroken", *settings)
+    run(data, tmp_path / "broken", *settings, "training.max_steps=3")
+    progress = run(data, tmp_path / "broken", *settings)
+    assert progress.step == 6
+    assert losses(tmp_path / "broken") == pytest.approx(losses(tmp_path / "unbroken"), abs=1e-6)
+
+
+def test_stop_request_saves_and_ends(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path, "training.max_steps=1")
+    (tmp_path / "checkpoints" / "latest").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hyena_glt.training.worker.Worker.stop_requested", lambda worker: worker.run.joinpath(OWNER_FILE).exists())
+        progress = run(data, tmp_path)
+    assert (progress.step, progress.stopped_by) == (2, "interrupted")
+    assert read_info(resolve_checkpoint(tmp_path / "checkpoints" / "latest")).progress.step == 2
+
+
+def test_owner_file(tmp_path: Path) -> None:
+    worker = Worker(0, 1, torch.device("cpu"), tmp_path, "mine")
+    (tmp_path / OWNER_FILE).write_text("mine")
+    assert not worker.stop_requested()
+    (tmp_path / OWNER_FILE).write_text(f"mine {STOP}")
+    assert worker.stop_requested()
+    (tmp_path / OWNER_FILE).write_text("theirs")
+    with pytest.raises(ClusterError, match="was taken over by a later start of this run"):
+        worker.stop_requested()
+
+
+def test_early_stopping_and_best_model(data: Path, tmp_path: Path) -> None:
+    """With a rate so high that the loss only rises, the first evaluation stays the best."""
+    progress = run(data, tmp_path, "training.learning_rate=0.5", "training.max_steps=40", "training.early_stopping_patience=2",
+                   "logging.eval_interval=2", "logging.save_interval=100", "training.max_grad_norm=null")
+    assert progress.stopped_by == "early_stopping"
+    assert progress.evaluations_without_gain == 2
+    assert progress.step == progress.best_step + 4
+    best = resolve_checkpoint(tmp_path)
+    assert read_info(best).progress.step == progress.best_step
+    assert {p.name for p in (tmp_path / "checkpoints").glob("step_*")} == {f"step_{s:08d}" for s in (progress.best_step, progress.step)}
+
+
+def test_epoch_pointers(data: Path, tmp_path: Path) -> None:
+    rows = 720
+    progress = run(data, tmp_path, "training.num_epochs=2", "training.max_steps=null", f"training.batch_size={rows // 2}", "logging.save_epochs=1",
+                   "logging.eval_interval=100", "logging.save_interval=100")
+    for epoch in (1, 2):
+        step = read_info(resolve_checkpoint(tmp_path / "checkpoints" / f"epoch_{epoch}")).progress.step
+        per_epoch = next(r["step"] / r["epoch"] for r in read_reports(tmp_path / METRICS_FILE) if r["kind"] == "train")
+        assert step == math.ceil(epoch * per_epoch - 1e-9)
+    assert progress.stopped_by == "finished"
+
+
+def test_warm_start_takes_weights_only(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "first")
+    run(data, tmp_path / "second", f"training.init_from={tmp_path / 'first'}", "training.max_steps=1", "training.learning_rate=1e-9")
+    first, second = (load_model(tmp_path / name / "checkpoints" / "latest").model.state_dict() for name in ("first", "second"))
+    best = load_model(tmp_path / "first").model.state_dict()
+    assert read_info(resolve_checkpoint(tmp_path / "second" / "checkpoints" / "latest")).progress.step == 1
+    for name in first:
+        torch.testing.assert_close(second[name], best[name], atol=1e-6, rtol=0)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"the training loss is nan at step \d+; nothing of it was saved. Lower training.learning_rate"):
+        run(data, tmp_path, "training.learning_rate=1e30", "training.max_grad_norm=null", "training.max_steps=20", "hardware.zero_stage=0")
+
+
+def test_a_hostile_checkpoint_runs_nothing(data: Path, tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "was_here",)
+
+    run(data, tmp_path / "run", "training.max_steps=3")
+    folder = resolve_checkpoint(tmp_path / "run")
+    shard = next((folder / OPTIMIZER_FOLDER).rglob("*optim_states.pt"))
+    listed = json.loads((folder / COMMIT_FILE).read_text())
+    torch.save({"optimizer_state_dict": Hostile()}, shard)
+    listed["files"][str(shard.relative_to(folder))] = shard.stat().st_size
+    (folder / COMMIT_FILE).write_text(json.dumps(listed))
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        run(data, tmp_path / "run")
+    assert not (tmp_path / "was_here").exists()
