@@ -15,8 +15,6 @@ from ..tokenizers import Tokenizer, load_tokenizer
 from ..tokenizers.base import CLS, PAD, SEP
 from .manifest import Manifest, Shard, locate_split, read_manifest
 
-CACHED_ROW_GROUPS = 64
-"""Row groups kept in memory, about 1 MiB of ids each; more than are shuffled together by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +40,8 @@ class Rows:
     sequence_length: int | None
     shards: tuple[Shard, ...]
     row_groups: tuple[RowGroup, ...]
+    cached_row_groups: int
+    """Row groups kept in memory, about 1 MiB of ids each."""
     _cache: OrderedDict[int, np.ndarray] = field(default_factory=OrderedDict)
 
     @property
@@ -92,13 +92,15 @@ class Rows:
         group = self.row_groups[number]
         ids = cut_rows(read_row_group(self.folder / self.shards[group.shard].path, group.index, self.manifest.width), self.piece_length)
         self._cache[number] = ids
-        if len(self._cache) > CACHED_ROW_GROUPS:
+        if len(self._cache) > self.cached_row_groups:
             self._cache.popitem(last=False)
         return ids
 
 
-def open_rows(path: str, split: str, sequence_length: int | None = None) -> Rows:
+def open_rows(path: str, split: str, sequence_length: int | None = None, *, cached_row_groups: int = 2) -> Rows:
     """The rows of `split` below a preprocessing output, or of the split folder that `path` names.
+
+    Rows read in order need few row groups in memory; shuffled ones need as many as are shuffled together.
 
     Raises DataError where the folder, its manifest or a shard is missing, cut short or unreadable.
     """
@@ -108,7 +110,8 @@ def open_rows(path: str, split: str, sequence_length: int | None = None) -> Rows
         raise DataError(f"{folder} has no split {split!r}, only {', '.join(sorted(manifest.splits))}")
     shards = tuple(manifest.splits[split].shards)
     groups = [group for number, shard in enumerate(shards) for group in _row_groups(folder, number, shard)]
-    return Rows(folder, split, manifest, load_tokenizer(folder / "tokenizer.json"), sequence_length, shards, tuple(groups))
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    return Rows(folder, split, manifest, tokenizer, sequence_length, shards, tuple(groups), cached_row_groups)
 
 
 def _row_groups(folder: Path, number: int, shard: Shard) -> list[RowGroup]:

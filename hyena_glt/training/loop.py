@@ -95,7 +95,9 @@ def train(cfg: Config, worker: Worker) -> Progress:
 
 def prepare(cfg: Config, worker: Worker) -> Run:
     """Open the data, build the model, and restore weights, optimizer and position."""
-    train_rows = open_rows(str(cfg.data.train_path), "train", cfg.data.sequence_length)
+    train_rows = open_rows(
+        str(cfg.data.train_path), "train", cfg.data.sequence_length, cached_row_groups=2 * cfg.data.shuffle_row_groups
+    )
     val_rows = open_rows(cfg.data.val_path, "val", cfg.data.sequence_length) if cfg.data.val_path else None
     objective = build_objective(next(iter(active_tasks(cfg.tasks).values())), train_rows.tokenizer)
     warnings: list[str] = []

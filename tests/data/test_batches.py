@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hyena_glt.config import TokenizationConfig
 from hyena_glt.data.batches import Batch, EvaluationBatches, Shuffle, Slice, TrainingBatches, load
 from hyena_glt.data.dataset import open_rows
 from hyena_glt.objectives import IGNORE, CausalLM, MaskedLM, Objective
+from hyena_glt.tokenizers.base import MASK
 from tests.data.small_folder import random_letters, write_folder
 
 MASKED, CAUSAL = MaskedLM(0.3, vocab_size=4), CausalLM()
@@ -93,9 +95,17 @@ def test_epochs_and_seeds_differ_and_rows_are_shuffled():
     assert len({tuple(order) for order in orders}) == 5
     for order in orders[:-1]:
         in_place = sum(row == place for place, row in enumerate(order))
-        neighbours = sum(after == before + 1 for before, after in zip(order, order[1:], strict=False))
+        neighbours = sum(after == before + 1 for before, after in pairwise(order))
         assert in_place < 15 and neighbours < 15
         assert len({row // 10 for row in order[:40]}) == 4 and len({row // 10 for row in order[:20]}) > 2
+
+
+@pytest.mark.parametrize(
+    "group_sizes", [np.ones(40, np.int64), np.array([40])], ids=["the order of the row groups", "the order of the rows in a window"]
+)
+def test_each_of_the_two_orders_is_drawn_anew_for_each_epoch_and_seed(group_sizes):
+    orders = [shuffle(group_sizes, seed, 1).rows(np.arange(80)).reshape(2, 40).tolist() for seed in (0, 1)]
+    assert len({tuple(order) for of_seed in orders for order in of_seed}) == 4
 
 
 @given(
@@ -151,6 +161,7 @@ def test_a_row_is_masked_anew_in_each_epoch(folder):
     rows = torch.from_numpy(batches.rows.read(order[1]).astype(np.int64))
     assert (batches[1].targets[chosen(batches, 1)] == rows[chosen(batches, 1)]).all(), "the order is the one that was used"
     assert (first != second).any(dim=1).sum() > NUM_ROWS - 2
+    assert (chosen(batches, 0) != chosen(batches, 1)).any(dim=1).sum() > NUM_ROWS - 2, "nor is it the place in the epoch that decides"
 
 
 def test_batches_survive_pickling(folder):
@@ -192,10 +203,21 @@ def test_an_evaluation_covers_every_row_once(folder, world_size, batch_size):
     assert torch.equal(inputs[:NUM_ROWS], single.inputs) and torch.equal(targets[:NUM_ROWS], single.targets)
     rows = torch.from_numpy(open_rows(str(folder), "train").read(np.arange(NUM_ROWS)).astype(np.int64))
     assert torch.equal(torch.where(targets == IGNORE, inputs, targets)[:NUM_ROWS], rows)
+    assert ((inputs == MASK) == (targets != IGNORE)).all(), "what is predicted is hidden"
     assert padding[NUM_ROWS:].all() and not padding[:NUM_ROWS].any() and (targets[NUM_ROWS:] == IGNORE).all()
     assert sum(batch.num_scored for batch in made) == single.num_scored > 0
     assert sum(batch.num_tokens for batch in made) == NUM_ROWS * WIDTH
     assert len(inputs) < NUM_ROWS + world_size * batch_size, "no more empty rows than the last round needs"
+
+
+@pytest.mark.parametrize("max_rows, covered", [(1, 1), (10, 10), (36, 36), (100, NUM_ROWS), (None, NUM_ROWS)])
+def test_an_evaluation_may_be_limited_to_the_first_rows(folder, max_rows, covered):
+    rows = open_rows(str(folder), "train")
+    for world_size in (1, 3):
+        ranks = [EvaluationBatches(rows, CAUSAL, 4, rank, world_size, max_rows) for rank in range(world_size)]
+        inputs = torch.cat([batches[number].inputs for number in range(len(ranks[0])) for batches in ranks])
+        assert inputs[:covered].tolist() == rows.read(np.arange(covered)).tolist() and not inputs[covered:].any()
+        assert len(inputs) < covered + 4 * world_size
 
 
 def test_an_evaluation_counts_every_base_of_cut_rows_once(folder):

@@ -117,7 +117,7 @@ def test_only_the_last_row_groups_stay_in_memory(whole, monkeypatch):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match=r"gone is neither a preprocessing output nor one of its split folders: nothing is there; check the"):
+    with pytest.raises(DataError, match=r"gone is neither a preprocessing output nor one of its split folders: nothing is there"):
         open_rows(str(tmp_path / "gone"), "train")
 
 

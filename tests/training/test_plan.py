@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hyena_glt.config import TrainingConfig
@@ -73,6 +73,7 @@ def test_tokens_that_are_counted_are_not_padding():
     assert plan_of(max_steps=None, max_tokens=400, padding_share=0.5).total_steps == 20
 
 
+@example(epochs=100, num_rows=7, global_rows=25)
 @given(epochs=st.integers(1, 200), num_rows=st.integers(1, 300), global_rows=st.integers(1, 300))
 def test_epochs_are_exact(epochs, num_rows, global_rows):
     """In floating point 100 * (7 / 25) is more than 28, and 28 / (7 / 25) less than 100."""
@@ -90,7 +91,10 @@ def test_a_run_without_an_end_is_refused():
 @pytest.mark.parametrize(
     "settings, note",
     [
-        ({"warmup_steps": 50}, "training.warmup_steps (50) is not shorter than the run (50 steps): the learning rate never reaches its peak"),
+        (
+            {"warmup_steps": 50},
+            "training.warmup_steps (50) is not shorter than the run (50 steps): the learning rate never reaches its peak",
+        ),
         (
             {"padding_share": 0.256},
             "26% of the positions are padding; a shorter data.sequence_length or preprocessing.max_length wastes less",

@@ -1,0 +1,156 @@
+"""Pretraining as a user calls it: what it refuses before it starts, the plan, the first weights, and a short real run on Ray."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from hyena_glt.config import load_config
+from hyena_glt.errors import CheckpointError, ClusterError, ConfigError, DataError, HyenaError
+from hyena_glt.inference import load_model
+from hyena_glt.training.metrics import METRICS_FILE, last_reports, read_reports
+from pipelines.preprocess import preprocess
+from pipelines.pretrain import pretrain
+
+GENOMES = Path(__file__).parents[2] / "pipelines" / "genomes"
+GUIDE = Path(__file__).parents[1] / "config" / "guide_blocks"
+
+
+def make_data(folder: Path, *settings: str) -> Path:
+    given = [
+        f"preprocessing.input_path={GENOMES}", f"output.path={folder}", "preprocessing.max_length=64", "tokenization.kind=char",
+        "preprocessing.split.by=tail", *settings,
+    ]
+    preprocess(load_config(None, list({setting.split("=")[0]: setting for setting in given}.values())))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
+    """The phage genomes as windows of 64 bases."""
+    return make_data(tmp_path_factory.mktemp("data") / "phages")
+
+
+def config(data: Path, run: Path, *settings: str):
+    given = [
+        "model.hidden_size=16", "model.num_layers=2", "model.mixers=[se,li]", "model.max_position_embeddings=64", "tasks.causal_lm.weight=1",
+        "training.max_steps=4", "training.batch_size=4", "training.eval_max_rows=8", "logging.log_interval=1", "logging.eval_interval=2",
+        "logging.save_interval=2", f"data.train_path={data}", f"training.output_dir={run}", *settings,
+    ]
+    return load_config(None, list({setting.split("=")[0]: setting for setting in given}.values()))
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """A short real run with most of the optional parts on, and its result."""
+    run = tmp_path_factory.mktemp("runs") / "trained"
+    result = pretrain(config(data, run, "hardware.zero_stage=2", "hardware.precision=bf16", "hardware.gradient_checkpointing=true",
+                             "hardware.pin_memory=true", "training.gradient_accumulation_steps=2", "cluster.train_workers=2"))
+    return run, result
+
+
+@pytest.mark.slow
+def test_a_run_leaves_what_was_promised(trained: tuple[Path, dict], data: Path) -> None:
+    run, result = trained
+    assert result["status"] == "finished" and result["steps"] == 4 and result["val_loss"] > 0 and result["cpu_hours"] > 0
+    assert {p.name for p in run.iterdir()} >= {"config.yaml", "environment.json", METRICS_FILE, "logs", "checkpoints"}
+    assert list((run / "logs").glob("events*"))
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["versions"]["deepspeed"] and environment["command"] and len(environment["inputs"]) == 2
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"step_00000002", "step_00000004", "latest", "best_model"}
+    assert {p.name for p in (run / "checkpoints" / "step_00000004").iterdir()} == {
+        "model.safetensors", "optimizer", "config.yaml", "tokenizer.json", "checkpoint.json"
+    }
+    train = [report for report in read_reports(run / METRICS_FILE) if report["kind"] == "train"]
+    assert [report["step"] for report in train] == [1, 2, 3, 4]
+    assert train[0].keys() >= {"loss", "perplexity", "bits_per_base", "accuracy", "learning_rate", "grad_norm", "tokens_per_s", "epoch"}
+    assert last_reports(run / METRICS_FILE)["start"]["precision"] == "bf16"
+    assert load_config(run / "config.yaml").data.val_path == str(data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("settings", "error", "text"), [
+    (["training.learning_rate=1e-3"], ConfigError, r"is the folder of another run; these settings differ from its config.yaml: training.learning_rate. "
+     "Take them back to go on with it, or choose a new folder"),
+    (["hardware.zero_stage=1"], ConfigError, "hardware.zero_stage: .* was started with 2, and a run keeps its stage; set it back"),
+    (["training.max_steps=6", "cluster.train_workers=3", "cluster.num_cpus=3"], HyenaError, r"3 workers of "),
+])
+def test_an_earlier_run_is_not_mixed_with_another(trained: tuple[Path, dict], data: Path, settings: list[str], error: type, text: str) -> None:
+    common = ["hardware.zero_stage=2", "training.gradient_accumulation_steps=2", "cluster.train_workers=2"]
+    with pytest.raises(error, match=text):
+        pretrain(config(data, trained[0], *common, *settings))
+
+
+@pytest.mark.slow
+def test_other_data_is_refused(trained: tuple[Path, dict], data: Path, tmp_path: Path) -> None:
+    other = make_data(tmp_path / "other", "preprocessing.split.val=0.1")
+    moved = data.rename(data.with_name("moved"))
+    other.rename(data)
+    try:
+        with pytest.raises(CheckpointError, match="was trained on other data than what .* now holds; choose a new training.output_dir"):
+            pretrain(config(data, trained[0], "hardware.zero_stage=2", "training.gradient_accumulation_steps=2"))
+    finally:
+        data.rename(tmp_path / "back")
+        moved.rename(data)
+
+
+def test_a_folder_with_other_files(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match="holds other files and no config.yaml of a run; choose an empty or new folder"):
+        pretrain(config(data, tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(("settings", "error", "text"), [
+    (["model.vocab_size=4096"], ConfigError, r"model.vocab_size: 4096 does not fit the data, whose char tokenizer has 4 symbols; set it to 4 or leave"),
+    (["model.max_position_embeddings=32"], ConfigError,
+     r"rows of 64 tokens are longer than model.max_position_embeddings \(32\); raise that, or set data.sequence_length to at most 32"),
+    (["training.max_steps=null"], ConfigError, "one of num_epochs, max_steps and max_tokens is needed"),
+    (["data.train_path=/nowhere"], DataError, "/nowhere is neither a preprocessing output nor one of its split folders: nothing is there"),
+    (["data.train_path=null"], ConfigError, "data.train_path: needed to train"),
+    (["hardware.num_gpus=4"], ClusterError, r"4 GPUs are asked for .*, and this cluster has 0"),
+    (["cluster.train_workers=64"], ClusterError, r"64 workers of 1 CPUs .* do not fit this cluster's 2 CPUs; ask for less, or tell a local Ray"),
+    (["training.init_from=/nowhere"], CheckpointError, "no checkpoint at /nowhere"),
+    (["compression.method=int8"], ConfigError, "compression.method: int8 is not built yet"),
+])
+def test_refused_before_anything_starts(data: Path, tmp_path: Path, settings: list[str], error: type, text: str) -> None:
+    with pytest.raises(error, match=text):
+        pretrain(config(data, tmp_path / "run", *settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_says_what_would_happen(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    settings = ["training.warmup_steps=10", "hardware.pin_memory=true", "hardware.compile_model=true", "cluster.train_workers=2"]
+    result = pretrain(config(data, tmp_path / "run", *settings), dry_run=True)
+    assert (result["status"], result["steps"], result["workers"], result["tokens_per_step"]) == ("planned", 4, 2, 2 * 4 * 64)
+    assert result["memory_per_worker"]["total_gb"] > 0 and result["shards"] == 1
+    assert "warmup_steps (10) is not shorter than the run (4 steps)" in caplog.text
+    assert "without a GPU these have no effect: hardware.pin_memory, hardware.compile_model" in caplog.text
+    assert not (tmp_path / "run").exists()
+
+
+def test_first_weights_of_the_guides_own_settings(tmp_path: Path) -> None:
+    block = next(path for path in sorted(GUIDE.glob("*.yaml")) if "hyena-glt-base" in path.read_text())
+    small = ["model.hidden_size=32", "model.num_layers=7", "model.num_attention_heads=2", "model.intermediate_size=64"]
+    result = pretrain(load_config(block, [*small, f"training.output_dir={tmp_path / 'run'}"]), init_only=True)
+    loaded = load_model(tmp_path / "run")
+    assert result["status"] == "initialized"
+    assert result["parameters"] == sum(p.numel() for p in loaded.model.parameters())
+    assert loaded.tokenizer.vocab_size == 4096 and not loaded.causal
+    with pytest.raises(ConfigError, match="has checkpoints already; choose a new folder"):
+        pretrain(load_config(block, [*small, f"training.output_dir={tmp_path / 'run'}"]), init_only=True)
+
+
+@pytest.mark.slow
+def test_training_starts_from_the_first_weights(data: Path, tmp_path: Path) -> None:
+    settings = ["tokenization.kind=char", "training.max_steps=1", "training.learning_rate=1e-12"]
+    pretrain(config(data, tmp_path / "run", *settings), init_only=True)
+    first = load_model(tmp_path / "run").model.state_dict()
+    result = pretrain(config(data, tmp_path / "run", *settings))
+    last = load_model(tmp_path / "run" / "checkpoints" / "latest").model.state_dict()
+    assert result["steps"] == 1 and re.search("step_00000001$", result["checkpoint"])
+    assert all((first[name] - last[name]).abs().max() < 1e-6 for name in first)
