@@ -14,7 +14,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
@@ -115,9 +114,7 @@ def _split_command(argv: list[str]) -> tuple[str, list[str]]:
     if name in NOT_BUILT:
         raise ConfigError(f"{name} is not built yet")
     if name not in COMMANDS:
-        near = get_close_matches(name, [*COMMANDS, *NOT_BUILT], n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-        raise ConfigError(f"unknown command {name}; {hint}")
+        raise ConfigError(f"unknown command {name}" + (_suggest(name, [*COMMANDS, *NOT_BUILT]) or f"; there are {', '.join(COMMANDS)}"))
     return name, rest
 
 
@@ -127,9 +124,14 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
         unknown = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
-        near = get_close_matches(unknown[0], flags, n=1) if "unrecognized" in message and unknown else []
-        hint = f"did you mean {near[0]}?" if near else f"see `{self.prog} --help`"
-        raise ConfigError(f"{message}; {hint}")
+        hint = _suggest(unknown[0], flags) if "unrecognized" in message and unknown else ""
+        raise ConfigError(message + (hint or f"; see `{self.prog} --help`"))
+
+
+def _suggest(found: str, names: list[str]) -> str:
+    from .config.settings import suggest
+
+    return suggest(found, names)
 
 
 def _parse(name: str, argv: list[str]) -> Namespace:

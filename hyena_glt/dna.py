@@ -1,8 +1,7 @@
-"""Alphabets, complement and coordinates: the biology that everything else stands on."""
+"""Alphabets and complement: the biology that everything else stands on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -27,22 +26,3 @@ COMPLEMENT[np.frombuffer(_IUPAC, np.uint8)] = np.frombuffer(_IUPAC_COMPLEMENT, n
 def reverse_complement(sequence: bytes) -> bytes:
     """The opposite strand, 5' to 3', in DNA letters (U pairs with A, and A gives T)."""
     return COMPLEMENT[np.frombuffer(sequence, np.uint8)[::-1]].tobytes()
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Interval:
-    """A stretch of one record: 0-based, half-open, forward strand."""
-
-    record: str
-    start: int
-    end: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.start <= self.end:
-            raise ValueError(f"an interval needs 0 <= start <= end, got {self}")
-
-    def __len__(self) -> int:
-        return self.end - self.start
-
-    def __str__(self) -> str:
-        return f"{self.record}:{self.start:,}-{self.end:,}"

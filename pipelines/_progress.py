@@ -10,7 +10,7 @@ from tqdm import tqdm
 SECONDS_BETWEEN_LINES = 30.0
 
 
-class Progress:
+class ProgressBar:
     """Told (stage, units done, units in all) by the work; a stage begins when its name first appears."""
 
     def __init__(self, unit: str) -> None:

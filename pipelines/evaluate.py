@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from hyena_glt.config import Config, require_built
-from hyena_glt.data.batches import EvaluationBatches, load
+from hyena_glt.config import Config, dump_config, overridden, require_built
+from hyena_glt.data.batches import Batch, EvaluationBatches, load
 from hyena_glt.data.dataset import Rows, open_rows
-from hyena_glt.data.manifest import SPLITS, locate_split, read_manifest
+from hyena_glt.data.manifest import locate_split, output_around, read_manifest
 from hyena_glt.errors import ConfigError, DataError
 from hyena_glt.evaluation.baselines import baselines, beaten
 from hyena_glt.evaluation.bleu import bleu
@@ -23,7 +24,15 @@ from hyena_glt.inference.load import require_same_tokenizer
 from hyena_glt.training.checkpoint import read_info
 from hyena_glt.training.metrics import bits_per_base
 
+from ._progress import ProgressBar
+
 Result = dict[str, object]
+
+READ = (
+    "data.eval_data", "data.train_path", "data.val_path", "data.sequence_length", "model", "hardware.precision", "hardware.mixed_precision",
+    "training.batch_size", "tasks.masked_lm.mask_probability",
+)
+"""The settings, and sections whole, that an evaluation reads on top of a checkpoint's own."""
 
 
 def evaluate(
@@ -38,6 +47,7 @@ def evaluate(
     """
     # 1) What is asked, and whether it can be answered.
     started = time.monotonic()
+    refuse_unread(overrides)
     loaded = load_model(model_path, "cuda" if torch.cuda.is_available() else "cpu", overrides=overrides)
     cfg = _with_eval_data(loaded.config, eval_data)
     require_built(cfg, "evaluate")
@@ -48,6 +58,7 @@ def evaluate(
         "data": str(rows.folder / rows.split), "rows": rows.num_rows, "device": loaded.device.type,
     }
     if dry_run:
+        print(dump_config(cfg), file=sys.stderr)
         return result | {"metrics": list(chosen)}
 
     # 2) The model.
@@ -68,6 +79,13 @@ def evaluate(
         "seconds": round(time.monotonic() - started, 1),
     }
     return result | {"evaluation_file": str(save_evaluation(loaded.path, result))}
+
+
+def refuse_unread(overrides: tuple[str, ...]) -> None:
+    """ConfigError for each setting that `section.key=value` strings give and no evaluation reads."""
+    unread = [path for path in overridden(overrides) if path not in READ and path.split(".")[0] not in READ]
+    if unread:
+        raise ConfigError(*(f"{path}: has no effect on an evaluation; remove it. These have: {', '.join(READ)}" for path in unread))
 
 
 def _with_eval_data(cfg: Config, eval_data: str | None) -> Config:
@@ -103,9 +121,9 @@ def locate_heldout(cfg: Config) -> tuple[Path, str]:
 
 def _heldout_in(path: str) -> tuple[Path, str]:
     """A split folder itself; of a preprocessing output the test split, else val."""
-    if Path(path).name in SPLITS:
-        return locate_split(path, "test")
-    folder, _ = locate_split(path, "train")
+    folder, named = output_around(path)
+    if named:
+        return locate_split(path, named)
     splits = read_manifest(folder).splits
     for split in ("test", "val"):
         if split in splits and splits[split].rows:
@@ -114,12 +132,24 @@ def _heldout_in(path: str) -> tuple[Path, str]:
 
 
 def _measure(loaded: LoadedModel, rows: Rows, batch_size: int) -> Tally:
-    """Sums over all rows, with a progress bar on a terminal."""
+    """Sums over all rows."""
     batches = EvaluationBatches(rows, loaded.objective, batch_size)
-    tally = measure(loaded, tqdm(load(batches, range(len(batches))), total=len(batches), unit="batch", desc="evaluating", disable=None))
+    tally = measure(loaded, _shown(load(batches, range(len(batches))), len(batches)))
     if not tally.num_scored:
         raise DataError(f"{rows.folder / rows.split}: no token of its {rows.num_rows:,} rows can be scored; all are ambiguous or too short")
     return tally
+
+
+def _shown(batches: Iterator[Batch], total: int) -> Iterator[Batch]:
+    """The same batches; says on stderr how many are done."""
+    progress = ProgressBar("batches")
+    progress("evaluating", 0, total)
+    try:
+        for done, batch in enumerate(batches, 1):
+            yield batch
+            progress("evaluating", done, total)
+    finally:
+        progress.close()
 
 
 def _count_baselines(cfg: Config, loaded: LoadedModel, rows: Rows) -> tuple[dict[str, float], list[str]]:

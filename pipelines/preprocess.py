@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
-from hyena_glt.config.tree import Config
+from hyena_glt.config import Config, dump_config
 from hyena_glt.data.manifest import Manifest
-from hyena_glt.data.plan import Plan, prepare
+from hyena_glt.data.plan import DataPlan, prepare
 from hyena_glt.data.preprocess import plan_only
 from hyena_glt.data.preprocess import preprocess as run_stages
 from hyena_glt.data.resume import claim, refuse_other_run
 from hyena_glt.errors import DataError
 
-from ._progress import Progress
+from ._progress import ProgressBar
 from ._ray import start_ray
 
 Result = dict[str, object]
@@ -26,7 +27,7 @@ def preprocess(cfg: Config, *, dry_run: bool = False) -> Result:
     cannot work and for an output folder of another run, DataError for inputs that cannot be used; DataError too when a file cannot
     be read or written (a full disk): then the same call goes on where it stopped.
     """
-    progress = Progress("bytes or bases")
+    progress = ProgressBar("bytes or bases")
     try:
         return _dry_run(cfg, progress) if dry_run else _run(cfg, progress)
     except OSError as error:
@@ -35,14 +36,15 @@ def preprocess(cfg: Config, *, dry_run: bool = False) -> Result:
         progress.close()
 
 
-def _dry_run(cfg: Config, progress: Progress) -> Result:
+def _dry_run(cfg: Config, progress: ProgressBar) -> Result:
     run = prepare(cfg, progress)
     refuse_other_run(run.output, run.identity)
+    print(dump_config(cfg), file=sys.stderr)
     with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
         return describe_plan(plan_only(run, progress))
 
 
-def _run(cfg: Config, progress: Progress) -> Result:
+def _run(cfg: Config, progress: ProgressBar) -> Result:
     run = prepare(cfg, progress)
     manifest = claim(run.output, run.identity)
     if manifest:
@@ -60,7 +62,7 @@ def describe(output: Path, manifest: Manifest, seconds: float | None) -> Result:
     return {"path": str(output), "splits": splits, "dropped": manifest.dropped, **(speed or {"seconds": None, "bases_per_s": None})}
 
 
-def describe_plan(plan: Plan) -> Result:
+def describe_plan(plan: DataPlan) -> Result:
     """What a run would do; windows and shards are counted before the filters."""
     splits = {name: {"windows": regions.num_windows, "shards": 0} for name, regions in plan.job.regions.items() if regions.num_windows}
     for task in plan.tasks:

@@ -10,20 +10,27 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
 from hyena_glt import __version__
-from hyena_glt.config import Config, changed_settings, dump_config, load_config, require_built
+from hyena_glt.config import Config, changed_settings, config_from_dict, dump_config, load_config, only_task, require_built
 from hyena_glt.data.dataset import Rows, open_rows
 from hyena_glt.data.manifest import checksum
-from hyena_glt.errors import CheckpointError, ClusterError, ConfigError, DataError
-from hyena_glt.tokenizers import Tokenizer, load_tokenizer
+from hyena_glt.errors import CheckpointError, ClusterError, ConfigError
+from hyena_glt.inference.load import require_same_tokenizer
+from hyena_glt.model import build_model
+from hyena_glt.model.weights import check_weights
+from hyena_glt.objectives import build_objective
+from hyena_glt.tokenizers import load_tokenizer
 from hyena_glt.training.checkpoint import (
     CHECKPOINTS,
     LATEST,
+    WEIGHTS_FILE,
     CheckpointInfo,
     Progress,
     atomic_write,
@@ -34,10 +41,11 @@ from hyena_glt.training.checkpoint import (
 from hyena_glt.training.launch import choose_workers, train_on_ray
 from hyena_glt.training.metrics import METRICS_FILE, last_reports
 from hyena_glt.training.plan import Plan, make_plan
+from hyena_glt.training.precision import choose_precision
 from hyena_glt.training.progress import progress_bar
 
 from ._ray import start_ray
-from .initialize import describe_model, save_initial
+from .initialize import describe_model, fitting_vocab_size, save_initial
 
 FREE_SECTIONS = ("preprocessing", "tokenization", "output", "hardware", "cluster", "logging", "tune")
 """Sections that may change when a run goes on; the first three have done their work."""
@@ -56,7 +64,7 @@ def pretrain(cfg: Config, *, init_only: bool = False, dry_run: bool = False) -> 
     Raises ConfigError, DataError, CheckpointError or ClusterError, before anything starts where that is possible.
     """
     if init_only:
-        return save_initial(with_run_folder(cfg))
+        return save_initial(with_run_folder(cfg), dry_run=dry_run)
     require_built(cfg, "pretrain")
     cfg, train_rows = resolve(cfg)
     run = Path(str(cfg.training.output_dir))
@@ -67,11 +75,13 @@ def pretrain(cfg: Config, *, init_only: bool = False, dry_run: bool = False) -> 
             cfg.training, world_size=workers, num_rows=train_rows.num_rows, width=train_rows.width,
             padding_share=train_rows.padding_share, global_rows=info.global_rows if info else None,
         )
+        if not use_gpu:
+            choose_precision(cfg.hardware, "cpu")
         _announce(cfg, plan, run, use_gpu, info)
         if dry_run:
             return _dry_result(cfg, plan, train_rows, use_gpu)
-        if info and _has_ended(info.progress, plan):
-            log.warning("this run has ended already; its result follows. A larger max_steps, num_epochs or max_tokens goes on")
+        if info and _has_ended(info.progress, plan, cfg.training.early_stopping_patience):
+            log.warning("this run has ended already; its result follows. A longer run or more patience goes on")
             return run_result(run)
         _claim(cfg, run, train_rows)
         with progress_bar(run, total_steps=plan.total_steps):
@@ -90,39 +100,53 @@ def resolve(cfg: Config) -> tuple[Config, Rows]:
     if cfg.data.train_path is None:
         raise ConfigError("data.train_path: needed to train; give the folder that `hyena-glt preprocess` wrote")
     cfg = with_run_folder(cfg)
-    train_path = str(Path(cfg.data.train_path).absolute())
-    train_rows = open_rows(train_path, "train", cfg.data.sequence_length)
+    if cfg.logging.use_wandb and find_spec("wandb") is None:
+        raise ConfigError("logging.use_wandb: wandb is not installed; pip install 'hyena-glt[wandb]', or set it to false")
+    train_rows = open_rows(_absolute(cfg.data.train_path), "train", cfg.data.sequence_length)
     val_path = cfg.data.val_path or (str(train_rows.folder) if "val" in train_rows.manifest.splits else None)
-    val_path = val_path and str(Path(val_path).absolute())
-    val_rows = open_rows(val_path, "val", cfg.data.sequence_length) if val_path else None
-    if val_rows and val_rows.tokenizer != train_rows.tokenizer:
-        raise DataError(f"the tokenizers of {train_path} and {val_path} differ; preprocess both with the same tokenization section")
-    model = replace(cfg.model, vocab_size=fitting_vocab_size(cfg, train_rows.tokenizer))
-    _check_lengths(cfg, train_rows)
-    data = replace(cfg.data, train_path=train_path, val_path=val_path)
-    training = cfg.training
-    if training.init_from:
-        training = replace(training, init_from=str(Path(training.init_from).absolute()))
-        _check_start(resolve_checkpoint(str(training.init_from)), train_rows)
-    return replace(cfg, data=data, model=model, training=training), train_rows
-
-
-def _check_start(folder: Path, rows: Rows) -> None:
-    if load_tokenizer(folder / "tokenizer.json") != rows.tokenizer:
-        raise DataError(
-            f"training.init_from: the tokenizer of {folder} differs from that of {rows.folder}, so its weights would read other symbols; "
-            f"preprocess the data with the tokenization section of {folder / 'config.yaml'}"
-        )
-
-
-def fitting_vocab_size(cfg: Config, tokenizer: Tokenizer) -> int:
-    """The tokenizer's number of symbols; ConfigError if `model.vocab_size` says another."""
-    if cfg.model.vocab_size not in (None, tokenizer.vocab_size):
+    if val_path:
+        val_rows = open_rows(val_path, "val", cfg.data.sequence_length)
+        require_same_tokenizer(train_rows.tokenizer, val_rows.tokenizer, val_path)
+        _check_lengths(cfg, val_rows)
+    elif cfg.training.early_stopping_patience:
         raise ConfigError(
-            f"model.vocab_size: {cfg.model.vocab_size} does not fit the data, whose {tokenizer.kind} tokenizer has {tokenizer.vocab_size} "
-            f"symbols; set it to {tokenizer.vocab_size} or leave it out"
+            "training.early_stopping_patience: there is no validation split to watch; preprocess with one, or name data.val_path"
         )
-    return tokenizer.vocab_size
+    _check_lengths(cfg, train_rows)
+    data, training = cfg.data, cfg.training
+    data = replace(
+        data, train_path=_absolute(str(data.train_path)), val_path=val_path and _absolute(val_path),
+        eval_data=data.eval_data and _absolute(data.eval_data),
+    )
+    model = replace(cfg.model, vocab_size=fitting_vocab_size(cfg.model, train_rows.tokenizer))
+    cfg = replace(_with_the_datas_settings(cfg, train_rows), data=data, model=model)
+    if training.init_from:
+        cfg = replace(cfg, training=replace(cfg.training, init_from=_absolute(training.init_from)))
+        _check_start(cfg, resolve_checkpoint(training.init_from), train_rows)
+    return cfg, train_rows
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute())
+
+
+def _with_the_datas_settings(cfg: Config, rows: Rows) -> Config:
+    """The sections that made the data say what they are; other values given here come too late and are named."""
+    made = config_from_dict({name: rows.manifest.config[name] for name in ("preprocessing", "tokenization")})
+    given = replace(Config(), preprocessing=cfg.preprocessing, tokenization=cfg.tokenization)
+    too_late = set(changed_settings(given, Config())) & set(changed_settings(given, made))
+    if too_late:
+        log.warning("note: the data were made with other values of %s; those count", ", ".join(sorted(too_late)))
+    return replace(cfg, preprocessing=made.preprocessing, tokenization=made.tokenization)
+
+
+def _check_start(cfg: Config, folder: Path, rows: Rows) -> None:
+    """Refuse to start from weights of another tokenizer or architecture."""
+    require_same_tokenizer(load_tokenizer(folder / "tokenizer.json"), rows.tokenizer, str(rows.folder))
+    causal = build_objective(only_task(cfg.tasks), rows.tokenizer).causal
+    with torch.device("meta"):
+        model = build_model(cfg.model, vocab_size=rows.tokenizer.vocab_size, causal=causal)
+    check_weights(model, folder / WEIGHTS_FILE)
 
 
 def _check_lengths(cfg: Config, rows: Rows) -> None:
@@ -140,16 +164,18 @@ def earlier_start(cfg: Config, run: Path, data_checksum: str) -> CheckpointInfo 
         if run.exists() and any(run.iterdir()):
             raise ConfigError(f"training.output_dir: {run} holds other files and no config.yaml of a run; choose an empty or new folder")
         return None
+    folder = newest_whole(run, [])
+    if folder is None:  # nothing was trained here yet, so nothing can be mixed up
+        return None
+    info = read_info(folder)
+    weighty = ("model", "tasks") if not info.has_optimizer else None
     changed = [key for key in changed_settings(load_config(run / "config.yaml"), cfg) if not _is_free(key)]
+    changed = [key for key in changed if weighty is None or key.split(".")[0] in weighty]
     if changed:
         raise ConfigError(
             f"training.output_dir: {run} is the folder of another run; these settings differ from its config.yaml: {', '.join(changed)}. "
             f"Take them back to go on with it, or choose a new folder"
         )
-    folder = newest_whole(run, [])
-    if folder is None:
-        return None
-    info = read_info(folder)
     if info.data_checksum not in (None, data_checksum):
         raise CheckpointError(
             f"{run} was trained on other data than what {cfg.data.train_path} now holds; choose a new training.output_dir"
@@ -163,8 +189,8 @@ def _is_free(key: str) -> bool:
     return key.split(".")[0] in FREE_SECTIONS or key in FREE_SETTINGS
 
 
-def _has_ended(progress: Progress, plan: Plan) -> bool:
-    return progress.step >= plan.total_steps or progress.stopped_by == "early_stopping"
+def _has_ended(progress: Progress, plan: Plan, patience: int | None) -> bool:
+    return progress.step >= plan.total_steps or (patience is not None and progress.evaluations_without_gain >= patience)
 
 
 def _workers(cfg: Config) -> tuple[int, bool]:
@@ -196,7 +222,9 @@ def _hints_without_effect(cfg: Config, use_gpu: bool) -> list[str]:
     """One notice for the settings that only help hardware that is not here."""
     if use_gpu:
         return []
+    hardware = cfg.hardware
     hints = {
+        "hardware.offload_optimizer": hardware.offload_optimizer, "hardware.offload_parameters": hardware.offload_parameters,
         "hardware.pin_memory": cfg.hardware.pin_memory, "hardware.distributed_backend: nccl": cfg.hardware.distributed_backend == "nccl",
         "hardware.compile_model": cfg.hardware.compile_model,
     }
@@ -238,7 +266,9 @@ def _commit() -> str | None:
 
 def _dry_result(cfg: Config, plan: Plan, rows: Rows, use_gpu: bool) -> dict[str, Any]:
     print(dump_config(cfg), file=sys.stderr)
-    described = describe_model(cfg, rows.tokenizer, world_size=plan.world_size, rows=cfg.training.batch_size, width=plan.width)
+    described = describe_model(
+        cfg, rows.tokenizer, world_size=plan.world_size, rows=cfg.training.batch_size, width=plan.width, use_gpu=use_gpu
+    )
     return {
         "status": "planned", "steps": plan.total_steps, "tokens_per_step": plan.tokens_per_step, "workers": plan.world_size, "gpu": use_gpu,
         "accumulation_steps": plan.accumulation_steps, "epochs": plan.epoch(plan.total_steps), "padding_share": rows.padding_share,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hyena_glt.data.manifest import MANIFEST, SPLITS, read_manifest
+from hyena_glt.data.manifest import output_around, read_manifest
 from hyena_glt.data.verify import verify
 from hyena_glt.errors import DataError
 
@@ -16,9 +16,7 @@ def validate_data(path: str | Path) -> Result:
 
     Plain JSON: the shards and rows that the manifest names (0 if it cannot be read), and every damage found, a sentence each.
     """
-    folder = Path(path)
-    if folder.name in SPLITS and (folder.parent / MANIFEST).is_file():
-        folder = folder.parent
+    folder, _ = output_around(path)
     try:
         splits = tuple(read_manifest(folder).splits.values())
     except DataError:

@@ -1,4 +1,4 @@
-"""Complement and coordinates."""
+"""Alphabets and complement."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyena_glt.dna import ALPHABETS, COMPLEMENT, Interval, reverse_complement
+from hyena_glt.dna import ALPHABETS, COMPLEMENT, reverse_complement
 
 IUPAC = {"A": "A", "C": "C", "G": "G", "T": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC",
          "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT"}
@@ -36,15 +36,3 @@ def test_twice_is_the_same_strand(sequence):
 @pytest.mark.parametrize("sequence_type", ALPHABETS)
 def test_alphabets_are_in_order(sequence_type):
     assert np.all(np.diff(list(ALPHABETS[sequence_type])) > 0)
-
-
-def test_interval():
-    interval = Interval("chr20", 1_000, 61_000)
-    assert len(interval) == 60_000 and str(interval) == "chr20:1,000-61,000"
-    assert Interval("chr1", 5, 5) < interval and len(Interval("chr1", 5, 5)) == 0
-
-
-@pytest.mark.parametrize("start, end", [(-1, 3), (4, 3)])
-def test_an_interval_that_cannot_be(start, end):
-    with pytest.raises(ValueError, match=f"an interval needs 0 <= start <= end, got chr1:{start}-{end}"):
-        Interval("chr1", start, end)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
 
-from hyena_glt.config import Config, active_tasks, config_from_dict, dump_config
+from hyena_glt.config import Config, config_from_dict, dump_config, only_task
 from hyena_glt.data.batches import EvaluationBatches, Slice, TrainingBatches
 from hyena_glt.data.dataset import Rows, open_rows
 from hyena_glt.data.manifest import InputFile, Manifest, Shard, SplitManifest, row_schema, write_manifest
@@ -130,7 +130,7 @@ def train_tiny(cfg: Config, run: Path, *, steps: int, log_every: int = 5) -> Pat
     environment = {"command": "hyena-glt pretrain tiny.yaml", "versions": {"torch": torch.__version__}, "devices": ["cpu"]}
     (run / "environment.json").write_text(json.dumps(environment))
     rows, val = open_rows(cfg.data.train_path, "train"), open_rows(cfg.data.val_path, "val")
-    objective = build_objective(next(iter(active_tasks(cfg.tasks).values())), rows.tokenizer)
+    objective = build_objective(only_task(cfg.tasks), rows.tokenizer)
     model = build_model(cfg.model, vocab_size=rows.tokenizer.vocab_size, causal=objective.causal)
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.training.learning_rate)
     batches = TrainingBatches(rows, objective, 0, Slice(0, 1, cfg.training.batch_size, 1), 16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .dump import changed_settings, config_to_dict, dump_config
 from .loader import config_from_dict, load_config
+from .sources import overridden
 from .tree import (
     CausalLMConfig,
     ClusterConfig,
@@ -25,7 +26,7 @@ from .tree import (
     TrainingConfig,
     TuneConfig,
 )
-from .unbuilt import Stage, TaskConfig, active_tasks, not_built, require_built
+from .unbuilt import Stage, TaskConfig, active_tasks, not_built, only_task, require_built
 
 __all__ = [
     "CausalLMConfig",
@@ -56,5 +57,7 @@ __all__ = [
     "dump_config",
     "load_config",
     "not_built",
+    "only_task",
+    "overridden",
     "require_built",
 ]

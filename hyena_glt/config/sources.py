@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from .layers import Layer
+from .layers import GIVEN, Layer
 from .settings import suggest
 from .values import convert
 
@@ -35,6 +35,11 @@ def override_layer(overrides: Sequence[str]) -> Layer:
             layer.take(path, node, OVERRIDE)
     layer.refuse_settings_of_sections_turned_off()
     return layer
+
+
+def overridden(overrides: Sequence[str]) -> list[str]:
+    """The settings, by canonical path, to which `section.key=value` strings give a value; a section that they turn off counts as one."""
+    return [path for path, value in override_layer(overrides).values.items() if value is not GIVEN]
 
 
 def _override_node(value: str) -> yaml.Node:

@@ -5,7 +5,7 @@ The string under a field is its help text. Loading from YAML and the command lin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from ..dna import SequenceType
@@ -41,6 +41,13 @@ def fraction(section: object, *names: str) -> list[tuple[bool, str]]:
     return [(0 <= value < 1, f"{name} must be at least 0 and below 1, got {value}") for name, value in values]
 
 
+def unused(section: object, reason: str, *names: str) -> list[tuple[bool, str]]:
+    """Rules: each named field is at its default, because nothing will read it; `reason` says why."""
+    defaults = {field.name: field.default for field in fields(section)}  # type: ignore[arg-type]
+    values = [(name, getattr(section, name)) for name in names]
+    return [(value == defaults[name], f"{name} ({value}) has no effect {reason}; remove it") for name, value in values]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitConfig:
     """How records are divided into train, val and test."""
@@ -67,6 +74,8 @@ class SplitConfig:
             (named or self.by != "named", "by: named needs val_records or test_records"),
             (not named or self.by == "named", f"by: val_records and test_records go with `by: named`, got {self.by}"),
             (not both, f"val_records and test_records both hold {', '.join(both)}"),
+            *(unused(self, f"with `by: {self.by}`, which draws no records", "seed") if self.by != "record" else ()),
+            *(unused(self, "with `by: named`, which lists records", "val", "test") if self.by == "named" else ()),
         )
 
 
@@ -100,6 +109,7 @@ class PreprocessingConfig:
                 f"min_length ({self.min_length}) must lie between 1 and max_length ({self.max_length})",
             ),
             (0 <= share <= 1, f"max_ambiguous_fraction must lie between 0 and 1, got {share}"),
+            *(unused(self, "with `filter_n_bases: false`, which keeps all", "max_ambiguous_fraction") if not self.filter_n_bases else ()),
         )
 
 
@@ -149,6 +159,15 @@ class OutputConfig:
         require(*at_least(1, self, "chunk_size"))
 
 
+SETTINGS_OF_MIXERS: dict[MixerKind, tuple[str, ...]] = {
+    "hyena": ("hyena_order", "hyena_filter_order", "hyena_filter_shift"),
+    "se": ("se_taps",),
+    "mr": ("mr_taps",),
+    "li": ("li_poles",),
+}
+"""The settings of `model` that only one kind of mixer reads."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """The network. Whether it is causal follows from the objective."""
@@ -189,7 +208,8 @@ class ModelConfig:
     """Real exponentials in the long filter of `li`."""
 
     def __post_init__(self) -> None:
-        attends = "attention" in self.mixers[: self.num_layers]
+        kinds = self.mixers[: self.num_layers]
+        attends = "attention" in kinds
         width, heads = self.hidden_size, self.num_attention_heads
         sizes = ("vocab_size", "hidden_size", "num_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings")
         inner = ("hyena_filter_order", "featurizer_taps", "se_taps", "mr_taps", "li_poles")
@@ -207,6 +227,12 @@ class ModelConfig:
             ),
             *fraction(self, "dropout"),
             *above_zero(self, "layer_norm_eps"),
+            *(
+                rule
+                for kind, names in SETTINGS_OF_MIXERS.items()
+                if kind not in kinds
+                for rule in unused(self, f"because mixers gives no `{kind}` to these num_layers", *names)
+            ),
         )
 
 
@@ -418,6 +444,9 @@ class CompressionConfig:
     compression_ratio: float = 0.01
     sparsity_threshold: float = 1e-6
 
+    def __post_init__(self) -> None:
+        require(*(unused(self, "without a method", "compression_ratio", "sparsity_threshold") if self.method is None else ()))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterConfig:
@@ -474,6 +503,7 @@ class Config:
         window, stride, overlap = self.preprocessing.max_length, self.tokenization.stride, self.tokenization.overlap
         shared = 0 if stride is None else window - stride
         length, limit = self.data.sequence_length, self.model.max_position_embeddings
+        gpus, workers = self.hardware.num_gpus, self.cluster.train_workers
         require(
             (
                 shared >= overlap,
@@ -483,5 +513,10 @@ class Config:
             (
                 length is None or length <= limit,
                 f"data.sequence_length ({length}) must be at most model.max_position_embeddings ({limit})",
+            ),
+            (
+                not gpus or not isinstance(workers, int) or gpus == workers,
+                f"hardware.num_gpus ({gpus}) has no effect beside cluster.train_workers ({workers}), which is the number of workers "
+                f"with a GPU each too; keep one",
             ),
         )

@@ -18,6 +18,17 @@ def active_tasks(tasks: TasksConfig) -> dict[str, TaskConfig]:
     return {name: section for name, section in given.items() if section is not None and section.weight > 0}
 
 
+def only_task(tasks: TasksConfig) -> MaskedLMConfig | CausalLMConfig:
+    """The section of the one objective that is trained.
+
+    Raises:
+        ConfigError: for several, and for one that is not built yet, as `require_built`.
+    """
+    if missing := list(_objectives(tasks)):
+        raise ConfigError(*missing)
+    return next(task for task in active_tasks(tasks).values() if isinstance(task, MaskedLMConfig | CausalLMConfig))
+
+
 def require_built(cfg: Config, stage: Stage) -> None:
     """Stop a pipeline before it starts.
 
@@ -44,13 +55,17 @@ def _preprocess(cfg: Config) -> Iterator[str]:
     yield from _remote("output.path", cfg.output.path)
 
 
-def _pretrain(cfg: Config) -> Iterator[str]:
-    tasks = active_tasks(cfg.tasks)
-    unknown = [name for name in tasks if name not in ("masked_lm", "causal_lm")]
+def _objectives(tasks: TasksConfig) -> Iterator[str]:
+    names = list(active_tasks(tasks))
+    unknown = [name for name in names if name not in ("masked_lm", "causal_lm")]
     for name in unknown:
         yield f"tasks.{name} is not built yet; remove it or set its weight to 0"
-    if len(tasks) > 1 and not unknown:
-        yield f"tasks: training {' and '.join(tasks)} together is not built yet; keep one and set the other to null"
+    if len(names) > 1 and not unknown:
+        yield f"tasks: training {' and '.join(names)} together is not built yet; keep one and set the other to null"
+
+
+def _pretrain(cfg: Config) -> Iterator[str]:
+    yield from _objectives(cfg.tasks)
     if cfg.curriculum is not None:
         yield "curriculum is not built yet; remove it"
     if cfg.compression is not None and cfg.compression.method is not None:

@@ -16,7 +16,6 @@ from ..tokenizers.base import CLS, PAD, SEP
 from .manifest import Manifest, Shard, locate_split, read_manifest
 
 
-
 @dataclass(frozen=True, slots=True)
 class RowGroup:
     """One unit of reading: a Parquet row group."""

@@ -18,25 +18,25 @@ from .manifest import SCRATCH
 from .stages import Row, result_tables, task_rows
 from .verify import file_sha256
 
-Report = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 """Called with a stage's name, the units done and the units in all: bytes for the inputs, bases afterwards."""
 
 SCHEMA = pa.schema({"file": pa.int64(), "name": pa.string(), "offset": pa.int64(), "length": pa.int64(), "digest": pa.binary(16)})
 
 
-def checksums(inputs: Mapping[str, Path], report: Report) -> dict[str, str]:
+def checksums(inputs: Mapping[str, Path], on_progress: OnProgress) -> dict[str, str]:
     """Source -> SHA-256 of each input file, by threads of the driver: a finished run is recognised without starting Ray."""
     total, done, found = sum(path.stat().st_size for path in inputs.values()), 0, {}
-    report("checksums", 0, total)
+    on_progress("checksums", 0, total)
     with ThreadPoolExecutor() as threads:
         for (source, path), sha256 in zip(inputs.items(), threads.map(file_sha256, inputs.values()), strict=True):
             found[source] = sha256
             done += path.stat().st_size
-            report("checksums", done, total)
+            on_progress("checksums", done, total)
     return found
 
 
-def index_records(inputs: Mapping[str, Path], sequence_type: SequenceType, output: Path | None, report: Report) -> pa.Table:
+def index_records(inputs: Mapping[str, Path], sequence_type: SequenceType, output: Path | None, on_progress: OnProgress) -> pa.Table:
     """The records of all inputs, in order: file, name, offset, length, digest, and `place`, the number of the first base among all.
 
     Clean letters go to the scratch folder of `output`, if there is one.
@@ -44,7 +44,7 @@ def index_records(inputs: Mapping[str, Path], sequence_type: SequenceType, outpu
     stored = output and output / SCRATCH / "records.parquet"
     if stored and stored.exists():
         return pq.read_table(stored)
-    records = _gather(records_of(task_rows(_file_rows(inputs)), sequence_type, output), inputs, report)
+    records = _gather(records_of(task_rows(_file_rows(inputs)), sequence_type, output), inputs, on_progress)
     if stored:
         unfinished = stored.with_suffix(".unfinished")
         pq.write_table(records, unfinished)
@@ -81,14 +81,14 @@ def _table(number: int, records: list[Record]) -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
-def _gather(dataset: ray.data.Dataset, inputs: Mapping[str, Path], report: Report) -> pa.Table:
+def _gather(dataset: ray.data.Dataset, inputs: Mapping[str, Path], on_progress: OnProgress) -> pa.Table:
     """Collect the records of all files; they arrive in the order in which files are done."""
     sizes, seen, tables = [path.stat().st_size for path in inputs.values()], set(), []
-    report("reading", 0, sum(sizes))
+    on_progress("reading", 0, sum(sizes))
     for table in result_tables(dataset):
         tables.append(table.cast(SCHEMA))
         seen.update(table["file"].unique().to_pylist())
-        report("reading", sum(sizes[file] for file in seen), sum(sizes))
+        on_progress("reading", sum(sizes[file] for file in seen), sum(sizes))
     return join(tables)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import DataError
+from ..files import atomic_write
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -139,14 +139,15 @@ def read_manifest(folder: str | Path) -> Manifest:
 
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:
     """Write manifest.json in one step: a reader sees none or the whole."""
-    write_atomically(Path(folder) / MANIFEST, encode_manifest(manifest))
+    atomic_write(Path(folder) / MANIFEST, encode_manifest(manifest))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name, then rename."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+def output_around(path: str | Path) -> tuple[Path, str | None]:
+    """(folder, split) if `path` is a split folder of a preprocessing output, else `path` itself and no split. Nothing is checked."""
+    folder = Path(path)
+    if folder.name in SPLITS and (folder.parent / MANIFEST).is_file():
+        return folder.parent, folder.name
+    return folder, None
 
 
 def locate_split(path: str | Path, split: str) -> tuple[Path, str]:
@@ -154,10 +155,9 @@ def locate_split(path: str | Path, split: str) -> tuple[Path, str]:
 
     DataError, with what was found instead, for anything else.
     """
-    folder = Path(path)
-    if folder.name in SPLITS and (folder.parent / MANIFEST).is_file():
-        folder, split = folder.parent, folder.name
-    elif not (folder / MANIFEST).is_file():
+    folder, named = output_around(path)
+    split = named or split
+    if not (folder / MANIFEST).is_file():
         raise DataError(f"{folder} is neither a preprocessing output nor one of its split folders: {_state(folder)}")
     if not (folder / split).is_dir():
         found = [name for name in SPLITS if (folder / name).is_dir()]

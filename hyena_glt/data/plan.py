@@ -16,12 +16,12 @@ from ..errors import ConfigError, DataError
 from ..tokenizers import Tokenizer, build_tokenizer
 from .dedup import is_repeat, split_digests
 from .fasta import unambiguous
-from .index import Report, checksums
+from .index import OnProgress, checksums
 from .inputs import find_inputs
 from .job import Filters, Job, Task
 from .manifest import SPLITS, Dropped, InputFile, count_dropped
 from .resume import identity, sections
-from .windows import Cut, make_regions, refuse_unknown_names
+from .windows import Cut, Regions, make_regions, refuse_unknown_names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class DataPlan:
     """Known once the records are indexed, and before a window is filtered or written."""
 
     inputs: tuple[InputFile, ...]
@@ -57,7 +57,7 @@ class Plan:
         return sum(item.bases for item in self.inputs)
 
 
-def prepare(cfg: Config, report: Report) -> Run:
+def prepare(cfg: Config, on_progress: OnProgress) -> Run:
     """Check the settings and find the inputs.
 
     Raises ConfigError with all that is missing, contradictory or not built yet, DataError for a path without FASTA files.
@@ -67,7 +67,7 @@ def prepare(cfg: Config, report: Report) -> Run:
     cut = _check_settings(cfg, tokenizer.span)
     inputs = find_inputs(cfg.preprocessing.input_path)
     output = Path(os.path.abspath(str(cfg.output.path)))
-    return Run(cfg=cfg, tokenizer=tokenizer, cut=cut, output=output, inputs=inputs, sha256=checksums(inputs, report))
+    return Run(cfg=cfg, tokenizer=tokenizer, cut=cut, output=output, inputs=inputs, sha256=checksums(inputs, on_progress))
 
 
 def _check_settings(cfg: Config, span: int) -> Cut:
@@ -84,7 +84,7 @@ def _check_settings(cfg: Config, span: int) -> Cut:
     return Cut(max_length=length, stride=cfg.tokenization.stride or length)
 
 
-def make_plan(run: Run, records: pa.Table) -> Plan:
+def make_plan(run: Run, records: pa.Table) -> DataPlan:
     """Drop empty and repeated records and divide the others.
 
     Raises ConfigError when a record that the settings name does not exist, DataError when a split gets nothing.
@@ -94,9 +94,8 @@ def make_plan(run: Run, records: pa.Table) -> Plan:
     kept, dropped = drop_records(records, remove_duplicates=pre.remove_duplicates)
     regions = make_regions(kept, pre.split, run.cut)
     refuse_empty_splits(run.cfg, {split: r.num_windows for split, r in regions.items()}, dropped)
-    in_gaps = int(kept["length"].to_numpy().sum() - sum((r.end_R - r.start_R).sum() for r in regions.values()))
-    if in_gaps:
-        count_dropped(dropped, "split_gap", records=kept.num_rows, bases=in_gaps)
+    in_gap_N = bases_in_gaps(kept, regions)
+    count_dropped(dropped, "split_gap", records=int((in_gap_N > 0).sum()), bases=int(in_gap_N.sum()))
     filters = Filters(
         min_length=max(pre.min_length, run.tokenizer.span), unambiguous=unambiguous(pre.sequence_type),
         max_ambiguous_fraction=pre.max_ambiguous_fraction if pre.filter_n_bases else 1.0,
@@ -105,7 +104,7 @@ def make_plan(run: Run, records: pa.Table) -> Plan:
         output=run.output, sources=tuple(run.inputs), regions=regions, cut=run.cut, filters=filters, tokenizer=run.tokenizer,
         compress=run.cfg.output.compress, repeated_places=np.empty(0, np.int64),
     )
-    return Plan(inputs=_input_files(run, records), job=job, tasks=tuple(job.tasks(run.cfg.output.chunk_size)), dropped=dropped)
+    return DataPlan(inputs=_input_files(run, records), job=job, tasks=tuple(job.tasks(run.cfg.output.chunk_size)), dropped=dropped)
 
 
 def drop_records(records: pa.Table, *, remove_duplicates: bool) -> tuple[pa.Table, Dropped]:
@@ -116,6 +115,14 @@ def drop_records(records: pa.Table, *, remove_duplicates: bool) -> tuple[pa.Tabl
     for reason, mask in (("empty_records", empty), ("duplicate_records", repeated)):
         count_dropped(dropped, reason, records=int(mask.sum()), bases=int(lengths[mask].sum()))
     return records.filter(pa.array(~(empty | repeated))).combine_chunks(), dropped
+
+
+def bases_in_gaps(records: pa.Table, regions: Mapping[str, Regions]) -> np.ndarray:
+    """Bases of each record that no split has, int64 [N]."""
+    bases_N, place_N = records["length"].to_numpy().copy(), records["place"].to_numpy()
+    for region in regions.values():
+        bases_N[np.searchsorted(place_N, region.place_R)] -= region.end_R - region.start_R
+    return bases_N
 
 
 def _input_files(run: Run, records: pa.Table) -> tuple[InputFile, ...]:
@@ -143,10 +150,8 @@ def refuse_empty_splits(cfg: Config, num_windows: Mapping[str, int], dropped: Dr
     if empty:
         change = {
             "record": "the seeded hash put no record there: split by tail, take another split.seed, larger fractions or more records",
-            "named": "name other records in split.val_records and split.test_records",
+            "named": "name other records in preprocessing.split.val_records and test_records",
             "tail": "the records are too short for it: raise its fraction, lower max_length, or split by record",
         }[split.by]
-        optional = "" if "train" in empty else f"; or set preprocessing.split.{empty[0]} to 0"
-        raise DataError(f"the {' and the '.join(empty)} split would be empty{lost}; {change}{optional}")
-
-
+        without = "" if by_name or "train" in empty else f"; or set {' and '.join(f'preprocessing.split.{name}' for name in empty)} to 0"
+        raise DataError(f"the {' and the '.join(empty)} split would be empty{lost}; {change}{without}")

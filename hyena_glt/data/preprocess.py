@@ -14,23 +14,23 @@ import ray
 from ..config.tree import Config
 from ..errors import ConfigError, DataError
 from .dedup import repeated_windows
-from .index import Report, index_records
+from .index import OnProgress, index_records
 from .job import Task
 from .manifest import SCRATCH, SPLITS, TOKENIZER, Dropped, Manifest, SplitManifest, count_dropped, write_manifest
-from .plan import Plan, Run, make_plan, refuse_empty_splits
+from .plan import DataPlan, Run, make_plan, refuse_empty_splits
 from .resume import discard, sections
 from .shards import Written, written
 from .stages import quiet_ray_data, results, task_rows
 from .verify import file_sha256
 
 
-def plan_only(run: Run, report: Report) -> Plan:
+def plan_only(run: Run, on_progress: OnProgress) -> DataPlan:
     """Read the inputs, check every letter and plan the run; nothing is written."""
     with quiet_ray_data():
-        return make_plan(run, index_records(run.inputs, run.cfg.preprocessing.sequence_type, None, report))
+        return make_plan(run, index_records(run.inputs, run.cfg.preprocessing.sequence_type, None, on_progress))
 
 
-def preprocess(run: Run, report: Report) -> Manifest:
+def preprocess(run: Run, on_progress: OnProgress) -> Manifest:
     """Write the shards, the tokenizer and the manifest to a folder that `resume.claim` gave; go on where a run was interrupted.
 
     Raises ConfigError for records that do not exist, DataError for inputs that cannot be used and for a split that stays empty: what
@@ -38,19 +38,19 @@ def preprocess(run: Run, report: Report) -> Manifest:
     """
     try:
         with quiet_ray_data():
-            records = index_records(run.inputs, run.cfg.preprocessing.sequence_type, run.output, report)
-            return write(run.cfg, make_plan(run, records), report)
+            records = index_records(run.inputs, run.cfg.preprocessing.sequence_type, run.output, on_progress)
+            return write(run.cfg, make_plan(run, records), on_progress)
     except (ConfigError, DataError):
         discard(run.output)
         raise
 
 
-def write(cfg: Config, plan: Plan, report: Report) -> Manifest:
+def write(cfg: Config, plan: DataPlan, on_progress: OnProgress) -> Manifest:
     """Carry out the plan: find repeated windows, write the shards, then the manifest."""
     job = plan.job
     if cfg.preprocessing.remove_duplicates:
-        job = replace(job, repeated_places=repeated_windows(job, list(plan.tasks), _counter(plan, "hashing", report)))
-    done, parts = _counter(plan, "tokenizing", report), {}
+        job = replace(job, repeated_places=repeated_windows(job, list(plan.tasks), _counter(plan, "hashing", on_progress)))
+    done, parts = _counter(plan, "tokenizing", on_progress), {}
     for row in results(written(task_rows(task._asdict() for task in plan.tasks), ray.put(job))):
         task = Task(**{key: row[key] for key in Task._fields})
         parts[task] = Written.from_json(str(row["written"]))
@@ -67,7 +67,7 @@ def write(cfg: Config, plan: Plan, report: Report) -> Manifest:
     return manifest
 
 
-def _counter(plan: Plan, stage: str, report: Report) -> Callable[[Task], None]:
+def _counter(plan: DataPlan, stage: str, on_progress: OnProgress) -> Callable[[Task], None]:
     """A function that is told of each task done, and reports how far a stage is, in bases as if all windows were equally long."""
     bases = sum(int((regions.end_R - regions.start_R).sum()) for regions in plan.job.regions.values())
     windows, done = sum(task.last - task.first for task in plan.tasks), 0
@@ -75,9 +75,9 @@ def _counter(plan: Plan, stage: str, report: Report) -> Callable[[Task], None]:
     def count(task: Task) -> None:
         nonlocal done
         done += task.last - task.first
-        report(stage, bases * done // windows, bases)
+        on_progress(stage, bases * done // windows, bases)
 
-    report(stage, 0, bases)
+    on_progress(stage, 0, bases)
     return count
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..config.tree import Config
 from ..errors import ConfigError
-from .manifest import MANIFEST, SCRATCH, SPLITS, TOKENIZER, Json, Manifest, canonical_json, read_manifest, write_atomically
+from ..files import atomic_write
+from .manifest import MANIFEST, SCRATCH, SPLITS, TOKENIZER, Json, Manifest, canonical_json, read_manifest
 
 IDENTITY = "run.json"
 SECTIONS = ("preprocessing", "tokenization", "output")
@@ -46,7 +47,7 @@ def claim(output: Path, wanted: Mapping[str, object]) -> Manifest | None:
         shutil.rmtree(output / SCRATCH, ignore_errors=True)
         return manifest
     (output / SCRATCH).mkdir(parents=True, exist_ok=True)
-    write_atomically(output / SCRATCH / IDENTITY, canonical_json(wanted))
+    atomic_write(output / SCRATCH / IDENTITY, canonical_json(wanted))
     return None
 
 

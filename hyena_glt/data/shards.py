@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from ..files import atomic_write
 from ..tokenizers.base import PAD
 from .job import Job, Task, Window, why_dropped, windows_of
-from .manifest import SCRATCH, Dropped, Shard, canonical_json, count_dropped, row_schema, write_atomically
+from .manifest import SCRATCH, Dropped, Shard, canonical_json, count_dropped, row_schema
 from .stages import Row
 from .verify import file_sha256
 
@@ -56,7 +57,7 @@ def write_task(row: Row, *, job: ray.ObjectRef) -> Row:
     record = (shared.output / SCRATCH / "written" / task.name).with_suffix(".json")
     if not (record.exists() and _still_there(shared.output, Written.from_json(record.read_text()).shard)):
         record.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(record, canonical_json(asdict(write_shard(shared, task))))
+        atomic_write(record, canonical_json(asdict(write_shard(shared, task))))
     return {**row, "written": record.read_text()}
 
 

@@ -5,7 +5,6 @@ Suffixes: N records, R regions (the stretch of a record that belongs to one spli
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from ..config.settings import suggest
 from ..config.tree import SplitConfig
 from ..errors import ConfigError
 from .manifest import SPLITS
@@ -119,7 +119,7 @@ def hashed_split(name: str, cfg: SplitConfig) -> str:
 def refuse_unknown_names(names: list[str], cfg: SplitConfig) -> None:
     """ConfigError, with the nearest name, for each record of `val_records` and `test_records` that no input has."""
     problems = [
-        f"preprocessing.split.{split}_records: no record is named {wanted!r}; {_nearest(wanted, names)}"
+        f"preprocessing.split.{split}_records: no record is named {wanted!r}{suggest(wanted, names) or _first(names)}"
         for split in ("val", "test")
         for wanted in sorted(set(getattr(cfg, f"{split}_records")) - set(names))
     ]
@@ -127,6 +127,5 @@ def refuse_unknown_names(names: list[str], cfg: SplitConfig) -> None:
         raise ConfigError(*problems)
 
 
-def _nearest(wanted: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(wanted, names, n=1)
-    return f"the nearest is {close[0]!r}" if close else f"there are {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+def _first(names: list[str]) -> str:
+    return f"; there are {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"

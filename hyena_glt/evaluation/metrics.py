@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor
 
+from ..config.settings import suggest
 from ..data.batches import Batch
 from ..errors import ConfigError
 from ..inference import LoadedModel
@@ -66,8 +66,7 @@ def choose_metrics(asked: tuple[str, ...], tokenizer: Tokenizer, *, causal: bool
 
 
 def _unknown(name: str) -> str:
-    near = get_close_matches(name, METRICS, 1)
-    return f"unknown metric {name!r}" + (f", did you mean {near[0]!r}?" if near else "") + f" There are {', '.join(METRICS)}"
+    return f"unknown metric {name}" + (suggest(name, METRICS) or f"; there are {', '.join(METRICS)}")
 
 
 def _refusal(name: str, tokenizer: Tokenizer, causal: bool) -> str | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import Config, load_config
 from ..errors import CheckpointError
-from ..training.checkpoint import CHECKPOINTS, atomic_write
-from ..training.metrics import METRICS_FILE, Report
+from ..files import atomic_write
+from ..training.checkpoint import CHECKPOINTS
+from ..training.metrics import METRICS_FILE, Report, read_reports
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -21,7 +23,7 @@ class Run:
     folder: Path
     config: Config
     reports: list[Report]
-    """As `read_reports` gives them."""
+    """As `reports_that_count` gives them."""
     environment: dict[str, object]
     """environment.json, empty where there is none."""
     evaluations: list[dict[str, object]]
@@ -66,7 +68,7 @@ def run_folder_of(path: str | Path) -> Path:
 def read_run(path: str | Path) -> Run:
     """Read the run folder that `path` means; CheckpointError where there is none or it has no report yet."""
     folder = run_folder_of(path)
-    reports = read_reports(folder / METRICS_FILE)
+    reports = reports_that_count(read_reports(folder / METRICS_FILE))
     if not reports:
         raise CheckpointError(f"{folder / METRICS_FILE} holds no report yet; wait for the run's first step, or start it again")
     environment = folder / "environment.json"
@@ -79,23 +81,18 @@ def read_run(path: str | Path) -> Run:
     )
 
 
-def read_reports(path: Path) -> list[Report]:
-    """The reports of a run in the order of their steps, of each kind one a step.
+def reports_that_count(written: Iterable[Report]) -> list[Report]:
+    """The reports of a run in the order of their steps, of each kind one a step (warnings: one a message).
 
     A resumed run goes on in the same file. Its "start" line takes back what an earlier start wrote beyond that step, and of
-    two lines for one step the later wins. A last line that was cut short by a crash is left out.
+    two lines for one step the later wins.
     """
-    reports: dict[tuple[str, int, str], Report] = {}
-    for line in path.read_text().splitlines():
-        try:
-            report = json.loads(line)
-        except ValueError:  # cut short; after a resume it is no longer the last
-            continue
-        kind, step = str(report["kind"]), int(report.get("step") or 0)
-        if kind == "start":
-            reports = {key: old for key, old in reports.items() if key[1] <= step and key[0] != "end"}
-        reports[kind, step, str(report.get("message"))] = report
-    return sorted(reports.values(), key=lambda report: int(report.get("step") or 0))
+    reports: dict[tuple[str, int, str | None], Report] = {}
+    for report in written:
+        if report["kind"] == "start":
+            reports = {key: old for key, old in reports.items() if key[1] <= report["step"] and key[0] != "end"}
+        reports[report["kind"], report["step"], report.get("message")] = report
+    return sorted(reports.values(), key=lambda report: report["step"])
 
 
 def read_evaluations(folder: Path) -> list[dict[str, object]]:

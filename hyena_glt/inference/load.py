@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..config import Config, active_tasks, load_config
+from ..config import Config, load_config, only_task
 from ..errors import DataError
 from ..model import LanguageModel, build_model
 from ..model.weights import load_weights
@@ -52,7 +52,7 @@ def load_model(path: str | Path, device: str = "cpu", *, overrides: Sequence[str
     folder = resolve_checkpoint(path)
     config = load_config(folder / "config.yaml", overrides)
     tokenizer = load_tokenizer(folder / "tokenizer.json")
-    objective = build_objective(next(iter(active_tasks(config.tasks).values())), tokenizer)
+    objective = build_objective(only_task(config.tasks), tokenizer)
     model = build_model(config.model, vocab_size=tokenizer.vocab_size, causal=objective.causal)
     load_weights(model, folder / WEIGHTS_FILE)
     return LoadedModel(model.to(device).eval(), tokenizer, config, objective, folder)

@@ -17,7 +17,7 @@ class Vocabulary(nn.Module):
     """The table of token vectors, read in both directions: ids to vectors, and vectors to logits.
 
     Both ways go through `forward`, so that a tied table is whole wherever it is read when its rows are sharded (ZeRO 3).
-    Rows from `num_ids` on pad the table to a multiple of 8 and are never predicted.
+    Rows from `num_ids` on pad the table to a multiple of 8; whoever reads logits leaves them out.
     """
 
     def __init__(self, num_ids: int, width: int) -> None:
@@ -27,11 +27,7 @@ class Vocabulary(nn.Module):
 
     def forward(self, x: Tensor, *, unembed: bool = False) -> Tensor:
         """Ids [...] -> vectors [..., D]; with `unembed`, vectors [..., D] -> logits [..., rows]."""
-        if not unembed:
-            return F.embedding(x, self.weight)
-        logits = F.linear(x, self.weight)
-        padding_rows = torch.arange(self.num_rows, device=x.device) >= self.num_ids
-        return logits.masked_fill(padding_rows, torch.finfo(logits.dtype).min)
+        return F.linear(x, self.weight) if unembed else F.embedding(x, self.weight)
 
 
 class Backbone(nn.Module):

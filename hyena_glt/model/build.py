@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..config.tree import MixerKind, ModelConfig
+from ..tokenizers.base import NUM_SPECIAL
 from .attention import Attention
 from .backbone import Backbone, Vocabulary
 from .block import Block
@@ -13,8 +14,6 @@ from .heads import LanguageModel
 from .init import init_weights, mark_no_weight_decay
 from .mixers import HyenaMixer
 from .positions import LearnedPositions, SinusoidalPositions
-
-NUM_SPECIAL = 5
 
 
 def build_model(cfg: ModelConfig, *, vocab_size: int, causal: bool) -> LanguageModel:

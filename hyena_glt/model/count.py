@@ -46,24 +46,23 @@ def layer_bytes_per_token(mixer: MixerKind, *, width: int, intermediate: int, co
 
 def estimate_memory(
     *, num_parameters: int, width: int, intermediate: int, layers: Sequence[MixerKind], num_rows: int, tokens: int,
-    zero_stage: int = 0, world_size: int = 1, weight_bytes: int = 4, compute_bytes: int = 4, gradient_checkpointing: bool = False,
+    zero_stage: int = 0, world_size: int = 1, compute_bytes: int = 4, gradient_checkpointing: bool = False,
 ) -> MemoryEstimate:
     """Bytes for AdamW training with `tokens` tokens a worker and micro-step.
 
-    layers: the mixer of each layer. weight_bytes: 4, or 2 where half-precision weights are trained through an fp32 copy.
-    compute_bytes: 2 under autocast, else 4. ZeRO 1 divides the optimizer's state by `world_size`, 2 the gradients too, 3 the weights too.
+    layers: the mixer of each layer. compute_bytes: 2 under autocast, else 4. Weights, gradients and AdamW's two moments are fp32; ZeRO 1
+    divides the moments by `world_size`, 2 the gradients too, 3 the weights too.
 
     activations = tokens * (sum of `layer_bytes_per_token` + final norm) + one chunk of logits and its gradient in fp32. With
     checkpointing a layer keeps its fp32 input, 4 D a token, and the largest layer is held in full while it is computed again.
     """
-    optimizer_bytes = 8 if weight_bytes == 4 else 12
     shares = [world_size if zero_stage >= stage else 1 for stage in (1, 2, 3)]
     per_layer = [layer_bytes_per_token(m, width=width, intermediate=intermediate, compute_bytes=compute_bytes) for m in layers]
     per_token = len(layers) * 4 * width + max(per_layer) if gradient_checkpointing else sum(per_layer)
     logits = 2 * 4 * min(tokens * num_rows, LOGITS_PER_CHUNK)
     return MemoryEstimate(
-        weights=num_parameters * weight_bytes // shares[2],
-        gradients=num_parameters * weight_bytes // shares[1],
-        optimizer=num_parameters * optimizer_bytes // shares[0],
+        weights=num_parameters * 4 // shares[2],
+        gradients=num_parameters * 4 // shares[1],
+        optimizer=num_parameters * 8 // shares[0],
         activations=tokens * (per_token + 3 * 4 * width) + logits,
     )

@@ -143,7 +143,7 @@ class ImplicitConv(nn.Module):
         L = z.shape[-1]
         if L > self.max_length:
             raise ValueError(f"a sequence of {L} tokens is longer than this model's hyena filters ({self.max_length}); "
-                             "raise model.max_position_embeddings before training, or use `li` mixers, which have no such limit")
+                             "raise model.max_position_embeddings before training")
         channels = slice(step * self.channels, (step + 1) * self.channels)
         past = self.past(L)[channels]
         future = None if self.future is None else self.future(L)[channels]

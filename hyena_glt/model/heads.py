@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +11,18 @@ from torch.utils.checkpoint import checkpoint
 
 from .backbone import Backbone, Vocabulary
 
-LOGITS_PER_CHUNK = 2**24
+LOGITS_PER_CHUNK = 2**26
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, num_ids: int) -> tuple[Tensor, Tensor]:
+    """Logits [N, rows], of which the first `num_ids` count, and targets [N] (-100 = not scored) -> (sum in nats, fp32; right ones)."""
+    logits = logits[:, :num_ids].float()
+    return F.cross_entropy(logits, targets, reduction="sum"), (logits.argmax(-1) == targets).sum()
+
+
+def _split(x: Tensor, parts: int) -> tuple[Tensor, ...]:
+    """`tensor_split`, whose gradient would be a sum of `parts` tensors as large as x; this one's is a concatenation."""
+    return x.split([end - start for start, end in pairwise(len(x) * i // parts for i in range(parts + 1))])
 
 
 class LanguageModel(nn.Module):
@@ -19,7 +32,14 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
         self.vocab_size, self.causal, self.max_length = vocab_size, causal, max_length
-        self.num_rows = backbone.embedding.num_rows
+        self.num_rows, self.num_ids = backbone.embedding.num_rows, backbone.embedding.num_ids
+        self._cross_entropy = cross_entropy
+
+    def compile_parts(self) -> None:
+        """torch.compile each block, anew for each shape, and the loss, whose shape varies where only some positions are scored."""
+        for block in self.backbone.blocks:
+            block.compile(dynamic=False)
+        self._cross_entropy = torch.compile(cross_entropy)
 
     def hidden(self, ids: Tensor, padding: Tensor | None = None) -> Tensor:
         """ids [B, L], padding [B, L] (true = pad) -> hidden states [B, L, D] after the final norm. ValueError if L > max_length."""
@@ -32,8 +52,12 @@ class LanguageModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., D] -> logits [..., rows]; rows that only pad the table get the lowest number there is."""
-        table = self.backbone.embedding if self.head is None else self.head
-        return table(hidden, unembed=True)
+        logits = self._table()(hidden, unembed=True)
+        padding_rows = torch.arange(self.num_rows, device=hidden.device) >= self.num_ids
+        return logits.masked_fill(padding_rows, torch.finfo(logits.dtype).min)
+
+    def _table(self) -> Vocabulary:
+        return self.backbone.embedding if self.head is None else self.head
 
     def forward(self, ids: Tensor, padding: Tensor | None = None, targets: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """ids [B, L] int64, padding [B, L] bool (true = pad, at the end of a row).
@@ -45,12 +69,14 @@ class LanguageModel(nn.Module):
         return self.logits(hidden) if targets is None else self._score(hidden, targets)
 
     def _score(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        scored = (targets.flatten() != -100).nonzero().squeeze(1)
-        hidden, targets_N = hidden.flatten(0, 1).index_select(0, scored), targets.flatten()[scored]
         # The number of chunks follows from shapes alone, so that all ranks gather a sharded table equally often.
         num_chunks = -(-targets.numel() * self.num_rows // LOGITS_PER_CHUNK)
+        hidden, targets = hidden.flatten(0, 1), targets.flatten()
+        if not self.causal:  # a causal objective scores nearly every position, a masked one few
+            scored = (targets != -100).nonzero().squeeze(1)
+            hidden, targets = hidden.index_select(0, scored), targets[scored]
         loss, correct = hidden.new_zeros((), dtype=torch.float32), targets.new_zeros(())
-        for h, t in zip(hidden.tensor_split(num_chunks), targets_N.tensor_split(num_chunks), strict=True):
+        for h, t in zip(_split(hidden, num_chunks), _split(targets, num_chunks), strict=True):
             # A single chunk is small enough to keep; more are computed again in the backward pass.
             chunk_loss, chunk_correct = self._score_chunk(h, t) if num_chunks == 1 else checkpoint(
                 self._score_chunk, h, t, use_reentrant=False, preserve_rng_state=False)
@@ -58,8 +84,7 @@ class LanguageModel(nn.Module):
         return loss, correct
 
     def _score_chunk(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.logits(hidden).float()
-        return F.cross_entropy(logits, targets, reduction="sum"), (logits.argmax(-1) == targets).sum()
+        return self._cross_entropy(self._table()(hidden, unembed=True), targets, self.num_ids)
 
 
 class SequenceClassifier(nn.Module):

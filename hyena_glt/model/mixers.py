@@ -17,7 +17,9 @@ class ToChannels(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         B, L, D = x.shape
-        return torch.addmm(self.bias.unsqueeze(1), self.weight, x.reshape(B * L, D).t()).view(-1, B, L)
+        y = torch.mm(self.weight, x.reshape(B * L, D).t()).view(-1, B, L)
+        # torch.addmm would first copy the bias to every token: this sum is fused with what follows.
+        return y + self.bias.to(y.dtype)[:, None, None]
 
 
 class FromChannels(nn.Linear):

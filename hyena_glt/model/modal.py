@@ -72,11 +72,11 @@ def modal_conv(
         future = torch.bmm(future_residues.unsqueeze(1), future_powers[..., 1:b]).squeeze(1)
     y = torch.bmm(x, toeplitz(past, future, b=b, before=0, after=0, dtype=x.dtype))
     if N > 1:
-        y = torch.baddbmm(y, *_carried(x, powers, residues, rates, B))
+        y = y + torch.bmm(*_carried(x, powers, residues, rates, B))
     if N > 1 and future_rates is not None:
         # The future filter is the same scan on the sequence read backwards; its lag 0 is left to the past filter.
         back = x.view(C, B, N * b).flip(-1).view(C, B * N, b)
         states, out = _carried(back, future_powers, future_residues, future_rates, B)
         states = states.reshape(C, B, N, -1).flip(2).reshape(C, B * N, -1)
-        y = torch.baddbmm(y, states, out.flip(-1))
+        y = y + torch.bmm(states, out.flip(-1))
     return y.view(C, B, N * b)[..., :L]

@@ -68,7 +68,7 @@ class _BlockConvolution(torch.autograd.Function):
         count = x.shape[1] - before - after
         y = torch.bmm(x[:, :count], H[:, :b])
         for j in range(1, before + 1 + after):
-            y = torch.baddbmm(y, x[:, j : j + count], H[:, j * b : (j + 1) * b])
+            y = y + torch.bmm(x[:, j : j + count], H[:, j * b : (j + 1) * b])
         ctx.save_for_backward(x, H)
         ctx.reach, ctx.shape = (before, after), (B, L)
         return _rows(y, B, L, count // B)
@@ -83,7 +83,7 @@ class _BlockConvolution(torch.autograd.Function):
         H_T = H.transpose(1, 2)
         dx = torch.bmm(grad[:, span : span + count], H_T[:, :, :b])
         for j in range(1, span + 1):
-            dx = torch.baddbmm(dx, grad[:, span - j : span - j + count], H_T[:, :, j * b : (j + 1) * b])
+            dx = dx + torch.bmm(grad[:, span - j : span - j + count], H_T[:, :, j * b : (j + 1) * b])
         y_grad = grad[:, after : after + count]
         dH = torch.cat([torch.bmm(x[:, j : j + count].transpose(1, 2), y_grad) for j in range(span + 1)], 1)
         return _rows(dx, B, L, count // B), dH, None, None

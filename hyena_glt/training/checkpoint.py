@@ -1,6 +1,6 @@
 """The run folder and its checkpoints: names, pointers, atomic commits and finding the newest whole one. No Ray, no DeepSpeed.
 
-    <run>/config.yaml  environment.json  metrics.jsonl  result.json  logs/
+    <run>/config.yaml  environment.json  metrics.jsonl  logs/
     <run>/checkpoints/step_00005000/   model.safetensors, optimizer/ (a shard a rank), config.yaml, tokenizer.json, checkpoint.json
     <run>/checkpoints/{latest,best_model,epoch_10}   one-line files that name a step folder
 """
@@ -8,12 +8,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..errors import CheckpointError
+from ..files import atomic_write
 
 CHECKPOINTS = "checkpoints"
 LATEST, BEST = "latest", "best_model"
@@ -34,8 +34,6 @@ class Progress:
     """Lowest validation loss so far."""
     best_step: int | None = None
     evaluations_without_gain: int = 0
-    eval_loss: float | None = None
-    """Validation loss at this step, if it was evaluated."""
     worker_seconds: float = 0.0
     """Wall time of all workers together, over all starts."""
     loss_scale: float = 1.0
@@ -57,6 +55,8 @@ class CheckpointInfo:
     global_rows: int | None
     """Rows in a global batch, fixed by the first start."""
     data_checksum: str | None
+    regular: bool = True
+    """Saved because `save_interval` said so, and not because a validation, an epoch or the run had ended."""
 
     @property
     def has_optimizer(self) -> bool:
@@ -66,16 +66,6 @@ class CheckpointInfo:
 def step_name(step: int) -> str:
     """Name of the folder for `step`."""
     return f"step_{step:08d}"
-
-
-def atomic_write(path: Path, text: str) -> None:
-    """Write so that a reader, and a crash, see the old text or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def staging_folder(run: Path, step: int) -> Path:
@@ -109,19 +99,24 @@ def point(run: Path, pointer: str, name: str) -> None:
     atomic_write(run / CHECKPOINTS / pointer, name + "\n")
 
 
-def prune(run: Path, *, save_interval: int, keep: int | None) -> None:
-    """Delete what no pointer names: all but the newest `keep` (None: all) regular checkpoints, former best ones, leftovers of crashes.
-
-    Regular ones stand at multiples of `save_interval`; others were saved because a validation, an epoch or the run had ended.
-    """
+def prune(run: Path, *, keep: int | None) -> None:
+    """Delete what no pointer names: all but the newest `keep` (None: all) regular checkpoints, former best ones, leftovers of crashes."""
     folder = run / CHECKPOINTS
     named = {pointer.read_text().strip() for pointer in folder.iterdir() if pointer.is_file()}
     saved = sorted(folder.glob("step_*"))
-    regular = [path for path in saved if int(path.name.removeprefix("step_")) % save_interval == 0]
+    regular = [path for path in saved if _is_regular(path)]
     kept = regular if keep is None else regular[-keep:]
     for path in [*saved, *folder.glob(".step_*.partial")]:
         if path not in kept and path.name not in named:
             shutil.rmtree(path)
+
+
+def _is_regular(step_folder: Path) -> bool:
+    """Damaged ones count as regular: what is left of them is not this run's to delete at once."""
+    try:
+        return read_info(step_folder).regular
+    except CheckpointError:
+        return True
 
 
 def read_info(step_folder: Path) -> CheckpointInfo:

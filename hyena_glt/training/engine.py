@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import shutil
 import sys
@@ -10,7 +11,7 @@ from argparse import Namespace
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -18,18 +19,12 @@ import torch.distributed as dist
 from torch import nn
 
 from ..config.tree import HardwareConfig, TrainingConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ClusterError
 from .checkpoint import OPTIMIZER_FOLDER, WEIGHTS_FILE
 from .optim import adamw, set_rate
 from .precision import Precision, autocast
 
 STATE_TAG, UNIVERSAL_TAG = "state", "universal"
-
-
-class LossModel(Protocol):
-    """What is trained: ids, padding, targets -> (loss sum in nats, hits), see `model.LanguageModel`."""
-
-    def __call__(self, ids: torch.Tensor, padding: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 class Autocast(nn.Module):
@@ -112,10 +107,14 @@ class Engine:
         if scale != 1.0:
             self._engine.optimizer.override_loss_scale(scale)
 
-    def grad_norm(self) -> float:
-        """Global gradient norm of the last step before clipping; infinite where the step was skipped."""
+    def grad_norm(self) -> float | None:
+        """Global gradient norm of the last step before clipping; None where the step was left out, and at ZeRO 0."""
         norm = self._engine.get_global_grad_norm()
-        return float("nan") if norm is None else float(norm)
+        return None if norm is None or not math.isfinite(norm) else float(norm)
+
+    def skipped_steps(self) -> int:
+        """Steps since the start that were left out because a gradient was not finite (ZeRO 1 to 3)."""
+        return int(self._engine.skipped_steps)
 
     def train(self, mode: bool = True) -> None:
         """Dropout on or off."""
@@ -141,6 +140,11 @@ class Engine:
         for script in (folder / OPTIMIZER_FOLDER).glob("*.py"):  # DeepSpeed's converters; a checkpoint holds no code
             script.unlink(missing_ok=True)
         state = self.weights()
+        if not all(torch.isfinite(tensor).all() for tensor in state.values()):
+            raise ClusterError(
+                "the weights are no longer finite; this checkpoint was not saved. Lower training.learning_rate or "
+                "training.max_grad_norm, and run the same command to go on from the last checkpoint"
+            )
         if state:
             safetensors.torch.save_file(state, folder / WEIGHTS_FILE)
 
@@ -159,9 +163,8 @@ def build_engine(
     """Put `model` on `device` under DeepSpeed; torch.distributed must be initialised."""
     deepspeed = import_deepspeed(device.type)
     deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
-    if hardware.compile_model:
-        for block in model.backbone.blocks:
-            block.compile(dynamic=False)
+    if hardware.compile_model and device.type == "cuda":
+        model.compile_parts()
     model.to(device)
     optimizer = adamw(
         model, rate=training.learning_rate, weight_decay=training.weight_decay,

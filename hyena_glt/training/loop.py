@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..config import Config, TrainingConfig, active_tasks, config_to_dict, dump_config
+from ..config import Config, TrainingConfig, config_to_dict, dump_config, only_task
 from ..data.batches import Batch, EvaluationBatches, Slice, TrainingBatches, load
 from ..data.dataset import Rows, open_rows
 from ..data.manifest import checksum
@@ -85,8 +85,9 @@ def train(cfg: Config, worker: Worker) -> Progress:
         stop = _take_step(run, stream, rate)
         reason = _end_reason(run, stop)
         _log_if_due(run, rate, last=reason is not None)
-        reason = _evaluate_if_due(run, last=reason == "finished") or reason
-        _save_if_due(run, reason)
+        early = _evaluate_if_due(run, last=reason == "finished")
+        _save_if_due(run, reason or early)
+        reason = reason or early
         if reason:
             break
     _end_report(run)
@@ -99,7 +100,7 @@ def prepare(cfg: Config, worker: Worker) -> Run:
         str(cfg.data.train_path), "train", cfg.data.sequence_length, cached_row_groups=2 * cfg.data.shuffle_row_groups
     )
     val_rows = open_rows(cfg.data.val_path, "val", cfg.data.sequence_length) if cfg.data.val_path else None
-    objective = build_objective(next(iter(active_tasks(cfg.tasks).values())), train_rows.tokenizer)
+    objective = build_objective(only_task(cfg.tasks), train_rows.tokenizer)
     warnings: list[str] = []
     found = newest_whole(worker.run, warnings)
     info = read_info(found) if found else None
@@ -148,7 +149,10 @@ def _restore(
     if found is None or info is None or not info.has_optimizer:
         return engine, Progress(loss_scale=initial_loss_scale(precision))
     engine.load(found, universal=universal)
-    return engine, replace(info.progress, stopped_by=None)
+    progress = replace(info.progress, stopped_by=None)
+    if (progress.loss_scale > 1.0) != (precision == "fp16"):  # the precision has changed
+        progress = replace(progress, loss_scale=initial_loss_scale(precision), good_steps=0)
+    return engine, progress
 
 
 def _rate(cfg: TrainingConfig, plan: Plan, step: int) -> float:
@@ -179,7 +183,7 @@ def _take_step(run: Run, stream: Iterator[Batch], rate: float) -> bool:
         run.meter.add(loss_sum.detach(), hits.detach(), batch.num_scored, batch.num_tokens)
     run.progress = replace(run.progress, step=run.progress.step + 1, tokens=run.progress.tokens + int(tokens))
     if run.precision == "fp16":
-        run.progress = next_loss_scale(run.progress, overflowed=not math.isfinite(run.engine.grad_norm()))
+        run.progress = next_loss_scale(run.progress, overflowed=run.engine.grad_norm() is None)
     return stop > 0
 
 
@@ -191,47 +195,53 @@ def _end_reason(run: Run, stop: bool) -> str | None:
 
 def _log_if_due(run: Run, rate: float, *, last: bool) -> None:
     """Write the means since the last line. A loss that is not finite ends the run, its weights are not saved."""
-    if run.progress.step % run.cfg.logging.log_interval and not last:
+    intervals = run.cfg.logging
+    due = any(run.progress.step % every == 0 for every in (intervals.log_interval, intervals.eval_interval, intervals.save_interval))
+    if not (due or last or _epoch_mark(run)):  # before each save too, so that no checkpoint holds weights that are not finite
         return
-    meter = run.meter
+    meter, run.meter = run.meter, Meter()
     loss_sum, hits, scored, tokens = run.worker.sum(float(meter.loss_sum), float(meter.hits), meter.scored, meter.tokens).tolist()
     grad_norm = run.engine.grad_norm()
+    if not scored:  # only padding and ambiguous bases since the last line
+        return
     total = Meter(loss_sum, hits, scored, int(tokens), meter.started)
-    if not math.isfinite(total.mean_loss):
-        raise ClusterError(
-            f"the training loss is {total.mean_loss} at step {run.progress.step}; nothing of it was saved. "
-            f"Lower training.learning_rate or training.max_grad_norm, or check the data, and run the same command to go on from "
-            f"the last checkpoint"
-        )
+    _require_finite(run, "training loss", total.mean_loss)
     _write(run, {
         **_position(run, "train"),
         **loss_metrics(total.mean_loss, total.accuracy, run.train_rows.tokenizer, causal=run.objective.causal),
-        "learning_rate": rate, "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
+        "learning_rate": rate, "grad_norm": grad_norm,
         "tokens_per_s": total.tokens_per_s(), **_mfu(run, total.tokens_per_s()), **device_metrics(run.worker.device),
-        **({"loss_scale": run.progress.loss_scale} if run.precision == "fp16" else {}),
+        "skipped_steps": run.engine.skipped_steps(), **({"loss_scale": run.progress.loss_scale} if run.precision == "fp16" else {}),
     })
-    run.meter = Meter()
+
+
+def _require_finite(run: Run, what: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise ClusterError(
+            f"the {what} is {value} at step {run.progress.step}; nothing of it was saved. Lower training.learning_rate or "
+            f"training.max_grad_norm, or check the data, and run the same command to go on from the last checkpoint"
+        )
 
 
 def _mfu(run: Run, tokens_per_s: float) -> Report:
-    """Model FLOPs utilisation: 6 N operations a token, N all parameters but an untied embedding, over the device's bf16 peak."""
+    """Model FLOPs utilisation: 6 N operations a token for N parameters, over the device's bf16 peak."""
     peak = peak_flops(run.worker.device)
     return {"mfu": 6.0 * run.num_parameters * tokens_per_s / (peak * run.worker.world_size)} if peak else {}
 
 
 def _evaluate_if_due(run: Run, *, last: bool) -> str | None:
     """Validate every `eval_interval` steps and at the end; returns "early_stopping" when patience runs out."""
-    run.progress = replace(run.progress, eval_loss=None)
     if run.val_rows is None or (run.progress.step % run.cfg.logging.eval_interval and not last):
         return None
     with run.meter.paused():
         loss, accuracy = _evaluate(run)
+    _require_finite(run, "validation loss", loss)
     progress = run.progress
     improved = progress.best_loss is None or loss < progress.best_loss
     if improved:
-        run.progress = replace(progress, eval_loss=loss, best_loss=loss, best_step=progress.step, evaluations_without_gain=0)
+        run.progress = replace(progress, best_loss=loss, best_step=progress.step, evaluations_without_gain=0)
     else:
-        run.progress = replace(progress, eval_loss=loss, evaluations_without_gain=progress.evaluations_without_gain + 1)
+        run.progress = replace(progress, evaluations_without_gain=progress.evaluations_without_gain + 1)
     report = _position(run, "eval") | loss_metrics(loss, accuracy, run.train_rows.tokenizer, causal=run.objective.causal)
     _write(run, report)
     run.worker.report(report)
@@ -262,17 +272,18 @@ def _save_if_due(run: Run, reason: str | None) -> None:
     logging, step = run.cfg.logging, run.progress.step
     best = run.progress.best_step == step
     epoch = _epoch_mark(run)
-    if not (step % logging.save_interval == 0 or reason or best or epoch):
+    regular = step % logging.save_interval == 0
+    if not (regular or reason or best or epoch):
         return
     with run.meter.paused():
-        save(run, reason)
+        save(run, reason, regular=regular)
     if not run.worker.leads:
         return
     if best:
         point(run.worker.run, BEST, step_name(step))
     if epoch:
         point(run.worker.run, f"epoch_{epoch}", step_name(step))
-    prune(run.worker.run, save_interval=logging.save_interval, keep=logging.keep_checkpoints)
+    prune(run.worker.run, keep=logging.keep_checkpoints)
 
 
 def _epoch_mark(run: Run) -> int | None:
@@ -284,7 +295,7 @@ def _epoch_mark(run: Run) -> int | None:
     return now * every if now > before else None
 
 
-def save(run: Run, reason: str | None) -> None:
+def save(run: Run, reason: str | None, *, regular: bool) -> None:
     """All ranks write their share, then rank 0 commits."""
     worker, staged = run.worker, staging_folder(run.worker.run, run.progress.step)
     progress = replace(run.progress, worker_seconds=run.worker_seconds())
@@ -298,7 +309,8 @@ def save(run: Run, reason: str | None) -> None:
         run.train_rows.tokenizer.save(staged / "tokenizer.json")
         commit(worker.run, CheckpointInfo(
             progress=finished(progress, reason) if reason else progress, world_size=worker.world_size,
-            zero_stage=run.cfg.hardware.zero_stage, global_rows=run.plan.global_rows, data_checksum=checksum(run.train_rows.manifest),
+            zero_stage=run.cfg.hardware.zero_stage, global_rows=run.plan.global_rows,
+            data_checksum=checksum(run.train_rows.manifest), regular=regular,
         ))
     worker.barrier()
     run.progress = finished(run.progress, reason) if reason else run.progress

@@ -124,7 +124,7 @@ class RunLog:
         self._file.flush()
         step = int(report.get("step") or 0)
         kind = str(report["kind"])
-        scalars = {f"{kind}/{k}": v for k, v in report.items() if isinstance(v, int | float) and k not in ("step", "time")}
+        scalars = {f"{kind}/{k}": v for k, v in report.items() if isinstance(v, int | float) and k != "step"}
         if self._board:
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, step)

@@ -56,11 +56,17 @@ def run_case(data: Path, mixers: list[str], length: int, overrides: list[str], *
         except subprocess.TimeoutExpired:
             status = f"stopped after {limit_s:.0f} s"
     row = {"mixers": " ".join(mixers), "length": length, "status": status, "wall_s": round(time.monotonic() - started, 1)}
-    row |= figures(run / "metrics.jsonl")
-    if (run / "environment.json").exists():
-        row["environment"] = json.loads((run / "environment.json").read_text())
+    row |= figures(run / "metrics.jsonl") | where(run / "environment.json")
     shutil.rmtree(folder)
     return row
+
+
+def where(environment: Path) -> Row:
+    """Machine, versions and data of a run."""
+    if not environment.exists():
+        return {}
+    found = json.loads(environment.read_text())
+    return {"cpu": found["cpu"], "versions": {"python": found["python"], **found["versions"]}, "data": [i["path"] for i in found["inputs"]]}
 
 
 def figures(metrics: Path) -> Row:
@@ -86,14 +92,14 @@ def write(report: Row, out: Path) -> None:
     """The report as JSON, and as a table of mixers by length."""
     (out / "gpu_small.json").write_text(json.dumps(report, indent=1) + "\n")
     rows = report["rows"]
-    first = next((row for row in rows if "device" in row), {})
-    versions = first.get("environment", {}).get("versions", {})
+    first = next((row for row in rows if "device" in row and "cpu" in row), {})
     text = [
         "# The small size on one GPU\n",
-        f"`{report['command']}` on one {first.get('device', 'device')}, {first.get('environment', {}).get('cpu', '')};",
-        f"{', '.join(f'{name} {version}' for name, version in versions.items())}.",
+        f"`{report['command']}`\non one {first.get('device', 'device')}, {first.get('cpu')};",
+        f"{', '.join(f'{name} {version}' for name, version in first.get('versions', {}).items())}.\n",
         f"12 layers, 768 wide, 6-mers (4,104 rows), AdamW, {first.get('precision')}, ZeRO-1 on one worker of Ray Train, blocks compiled, "
-        f"next-token loss on bacterial genomes,\n{TOKENS_PER_STEP:,} tokens a step; medians of log lines of {LOG_INTERVAL} steps.\n",
+        f"next-token loss\non overlapping 6-mers of {', '.join(first.get('data', []))};\n{TOKENS_PER_STEP:,} tokens a step in one "
+        f"micro-batch; medians of log lines of {LOG_INTERVAL} steps, the first {LINES_TO_WARM_UP} lines left out.\n",
         "| mixers | length | tokens/s | slowest to fastest | peak memory, GB | MFU (6N) | steps | loss, first to last line | status |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -120,7 +126,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_intermixed_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    report: Row = {"command": " ".join(["python", *sys.argv]), "rows": []}
+    report: Row = {"command": " ".join(["python", *sys.argv]), "tokens_per_step": TOKENS_PER_STEP, "rows": []}
     steps = dict(zip(args.lengths, args.steps * (len(args.lengths) if len(args.steps) == 1 else 1), strict=True))
     started = time.monotonic()
     for mixers in args.mixers:

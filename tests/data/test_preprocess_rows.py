@@ -20,13 +20,13 @@ from hyena_glt.config import Config, OutputConfig, PreprocessingConfig, SplitCon
 from hyena_glt.data.dedup import find_repeats, hash_file, load_hashes, store_hashes
 from hyena_glt.data.index import index_file, join
 from hyena_glt.data.manifest import Dropped, row_schema
-from hyena_glt.data.plan import Plan, make_plan, prepare
+from hyena_glt.data.plan import DataPlan, make_plan, prepare
 from hyena_glt.data.shards import write_shard
 from hyena_glt.errors import DataError
 from tests.data.reference import Row, expected_rows
 
 
-def run_in_process(cfg: Config, buckets: int) -> tuple[dict[str, list[Row]], Dropped, Plan]:
+def run_in_process(cfg: Config, buckets: int) -> tuple[dict[str, list[Row]], Dropped, DataPlan]:
     """What the driver does, with a loop in the place of each Ray Data stage."""
     run = prepare(cfg, lambda *_: None)
     files = [pa.table({"number": [i], "path": [str(path)]}) for i, path in enumerate(run.inputs.values())]

@@ -1,4 +1,4 @@
-"""Writes tests/model/hyenadna.safetensors: weights, outputs and gradients of HyenaDNA's own code on a tiny random model.
+"""Writes tests/model/hyenadna.safetensors: weights, outputs, gradients and logits of HyenaDNA's own code on a tiny random model.
 
     pip install torchvision "transformers<4.47" einops safetensors
     python tests/model/make_hyenadna_fixture.py <checkout of github.com/HazyResearch/hyena-dna>
@@ -18,7 +18,7 @@ LAYER = {"l_max": 66, "order": 2, "filter_order": 64, "emb_dim": 5, "w": 10, "lr
 
 def main(checkout: str) -> None:
     sys.path.insert(0, checkout)
-    from standalone_hyenadna import HyenaDNAModel
+    from standalone_hyenadna import CharacterTokenizer, HyenaDNAModel
 
     torch.manual_seed(0)
     model = HyenaDNAModel(**SIZES, layer=LAYER, embed_dropout=0.0, resid_dropout=0.0)
@@ -32,6 +32,13 @@ def main(checkout: str) -> None:
     tensors = {"ids": ids, "outputs": outputs.detach(), "direction": direction}
     tensors |= {f"weight/{name}": value.clone() for name, value in model.state_dict().items()}
     tensors |= {f"gradient/{name}": parameter.grad for name, parameter in model.named_parameters()}
+    tokenizer = CharacterTokenizer(["A", "C", "G", "T", "N"], model_max_length=66, add_special_tokens=False)
+    letters = "".join("ACGTN"[i] for i in torch.randint(0, 5, (60,)).tolist())
+    with torch.no_grad():
+        hidden = model(torch.tensor([tokenizer(letters, add_special_tokens=False)["input_ids"]]))
+        # The head of HyenaDNA's language model is its embedding.
+        tensors["logits"] = hidden @ model.backbone.embeddings.word_embeddings.weight.T
+    tensors["letters"] = torch.tensor(list(letters.encode()), dtype=torch.uint8)
     save_file(tensors, Path(__file__).with_name("hyenadna.safetensors"))
 
 

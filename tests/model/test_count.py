@@ -53,11 +53,6 @@ def test_zero_divides_one_state_more_with_each_stage(stage: int, shares: tuple[i
     assert estimate.total == sum(shares) + estimate.activations
 
 
-def test_half_precision_weights_bring_an_fp32_copy() -> None:
-    estimate = estimate_memory(**SIZES, weight_bytes=2)
-    assert (estimate.weights, estimate.gradients, estimate.optimizer) == (2000, 2000, 12000)
-
-
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
 def test_counts_are_those_of_the_built_model(causal: bool) -> None:
     cfg = ModelConfig(hidden_size=16, num_layers=7, num_attention_heads=2, max_position_embeddings=32, tie_embeddings=False)

@@ -1,4 +1,4 @@
-"""The genomes that come with the quickstart are the ones that their README names, and the script that fetches larger ones explains itself."""
+"""The bundled genomes are what their README names, and the script that fetches larger ones explains itself."""
 
 from __future__ import annotations
 

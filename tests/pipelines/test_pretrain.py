@@ -36,7 +36,8 @@ def data(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
 
 def config(data: Path, run: Path, *settings: str):
     given = [
-        "model.hidden_size=16", "model.num_layers=2", "model.mixers=[se,li]", "model.max_position_embeddings=64", "tasks.causal_lm.weight=1",
+        "model.hidden_size=16", "model.num_layers=2", "model.mixers=[se,li]", "model.max_position_embeddings=64",
+        "tasks.causal_lm.weight=1",
         "training.max_steps=4", "training.batch_size=4", "training.eval_max_rows=8", "logging.log_interval=1", "logging.eval_interval=2",
         "logging.save_interval=2", f"data.train_path={data}", f"training.output_dir={run}", *settings,
     ]
@@ -73,12 +74,14 @@ def test_a_run_leaves_what_was_promised(trained: tuple[Path, dict], data: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("settings", "error", "text"), [
-    (["training.learning_rate=1e-3"], ConfigError, r"is the folder of another run; these settings differ from its config.yaml: training.learning_rate. "
-     "Take them back to go on with it, or choose a new folder"),
+    (["training.learning_rate=1e-3"], ConfigError, "is the folder of another run; these settings differ from its config.yaml: "
+     "training.learning_rate. Take them back to go on with it, or choose a new folder"),
     (["hardware.zero_stage=1"], ConfigError, "hardware.zero_stage: .* was started with 2, and a run keeps its stage; set it back"),
     (["training.max_steps=6", "cluster.train_workers=3", "cluster.num_cpus=3"], HyenaError, r"3 workers of "),
 ])
-def test_an_earlier_run_is_not_mixed_with_another(trained: tuple[Path, dict], data: Path, settings: list[str], error: type, text: str) -> None:
+def test_an_earlier_run_is_not_mixed_with_another(
+    trained: tuple[Path, dict], data: Path, settings: list[str], error: type, text: str
+) -> None:
     common = ["hardware.zero_stage=2", "training.gradient_accumulation_steps=2", "cluster.train_workers=2"]
     with pytest.raises(error, match=text):
         pretrain(config(data, trained[0], *common, *settings))
@@ -105,14 +108,17 @@ def test_a_folder_with_other_files(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("settings", "error", "text"), [
-    (["model.vocab_size=4096"], ConfigError, r"model.vocab_size: 4096 does not fit the data, whose char tokenizer has 4 symbols; set it to 4 or leave"),
+    (["model.vocab_size=4096"], ConfigError,
+     "model.vocab_size: 4096 does not fit the data, whose char tokenizer has 4 symbols; set it to 4 or leave"),
     (["model.max_position_embeddings=32"], ConfigError,
      r"rows of 64 tokens are longer than model.max_position_embeddings \(32\); raise that, or set data.sequence_length to at most 32"),
     (["training.max_steps=null"], ConfigError, "one of num_epochs, max_steps and max_tokens is needed"),
     (["data.train_path=/nowhere"], DataError, "/nowhere is neither a preprocessing output nor one of its split folders: nothing is there"),
     (["data.train_path=null"], ConfigError, "data.train_path: needed to train"),
     (["hardware.num_gpus=4"], ClusterError, r"4 GPUs are asked for .*, and this cluster has 0"),
-    (["cluster.train_workers=64"], ClusterError, r"64 workers of 1 CPUs .* do not fit this cluster's 2 CPUs; ask for less, or tell a local Ray"),
+    (["cluster.train_workers=64"], ClusterError,
+     "64 workers of 1 CPUs .* do not fit this cluster's 2 CPUs; ask for less, or tell a local Ray"),
+    (["hardware.precision=fp16"], ConfigError, "hardware.precision: fp16 needs a GPU; use fp32 or bf16 on a CPU"),
     (["training.init_from=/nowhere"], CheckpointError, "no checkpoint at /nowhere"),
     (["compression.method=int8"], ConfigError, "compression.method: int8 is not built yet"),
 ])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 
-from pipelines._progress import Progress
+from pipelines._progress import ProgressBar
 
 
 class Terminal(io.StringIO):
@@ -14,7 +14,7 @@ class Terminal(io.StringIO):
 
 
 def run_two_stages() -> None:
-    progress = Progress("bases")
+    progress = ProgressBar("bases")
     for stage in ("reading", "tokenizing"):
         for done in (0, 500, 1000):
             progress(stage, done, 1000)
@@ -31,7 +31,7 @@ def test_lines_come_now_and_then_in_a_long_stage(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     clock = iter([0.0, 40.0, 50.0, 80.0])
     monkeypatch.setattr("pipelines._progress.time.monotonic", lambda: next(clock))
-    progress = Progress("bases")
+    progress = ProgressBar("bases")
     for done in (0, 250, 300, 500):
         progress("reading", done, 1000)
     assert sys.stderr.getvalue() == "reading: 250 of 1,000 bases, 40 s, 120 s left\nreading: 500 of 1,000 bases, 80 s, 80 s left\n"

@@ -41,7 +41,7 @@ def stage(run: Path, step: int, weights: bytes = b"weights") -> None:
 
 def save(run: Path, step: int, weights: bytes = b"weights") -> Path:
     stage(run, step, weights)
-    return commit(run, info_at(step))
+    return commit(run, info_at(step, regular=step % 10 == 0))
 
 
 def names(run: Path) -> list[str]:
@@ -204,11 +204,11 @@ def test_pruning_keeps_the_newest_regular_checkpoints_and_all_that_a_pointer_nam
     point(tmp_path, BEST, step_name(13))
     point(tmp_path, "epoch_1", step_name(20))
     stage(tmp_path, 50)
-    prune(tmp_path, save_interval=10, keep=2)
+    prune(tmp_path, keep=2)
     steps = [13, 20, 30, 40, 43]  # best, an epoch, the two newest regular ones, the latest
     assert names(tmp_path) == sorted([BEST, "epoch_1", LATEST, *map(step_name, steps)])
     point(tmp_path, BEST, step_name(40))
-    prune(tmp_path, save_interval=10, keep=1)
+    prune(tmp_path, keep=1)
     assert names(tmp_path) == sorted([BEST, "epoch_1", LATEST, *map(step_name, [20, 40, 43])])
 
 
@@ -216,7 +216,7 @@ def test_pruning_without_a_limit_keeps_every_regular_checkpoint(tmp_path):
     for step in (10, 13, 20, 30):
         save(tmp_path, step)
     stage(tmp_path, 40)
-    prune(tmp_path, save_interval=10, keep=None)
+    prune(tmp_path, keep=None)
     assert names(tmp_path) == [LATEST, *map(step_name, (10, 20, 30))]
 
 

@@ -52,7 +52,8 @@ def run(data: Path, folder: Path, *settings: str) -> Progress:
     """Train a tiny model in this process."""
     given = [
         "model.hidden_size=16", "model.num_layers=2", "model.mixers=[se,li]", "model.max_position_embeddings=64", "model.vocab_size=4",
-        "model.num_attention_heads=2", "training.max_steps=6", "training.batch_size=4", "training.learning_rate=1e-2", "training.eval_max_rows=8",
+        "model.num_attention_heads=2", "training.max_steps=6", "training.batch_size=4", "training.learning_rate=1e-2",
+        "training.eval_max_rows=8",
         "logging.log_interval=1", "logging.eval_interval=3", "logging.save_interval=3", "logging.use_tensorboard=false",
         f"data.train_path={data}", f"data.val_path={data}", "hardware.precision=fp32", "hardware.zero_stage=1", *settings,
     ]
@@ -144,8 +145,8 @@ def test_early_stopping_and_best_model(data: Path, tmp_path: Path) -> None:
 
 def test_epoch_pointers(data: Path, tmp_path: Path) -> None:
     rows = 720
-    progress = run(data, tmp_path, "training.num_epochs=2", "training.max_steps=null", f"training.batch_size={rows // 2}", "logging.save_epochs=1",
-                   "logging.eval_interval=100", "logging.save_interval=100")
+    progress = run(data, tmp_path, "training.num_epochs=2", "training.max_steps=null", f"training.batch_size={rows // 2}",
+                   "logging.save_epochs=1", "logging.eval_interval=100", "logging.save_interval=100")
     for epoch in (1, 2):
         step = read_info(resolve_checkpoint(tmp_path / "checkpoints" / f"epoch_{epoch}")).progress.step
         per_epoch = next(r["step"] / r["epoch"] for r in read_reports(tmp_path / METRICS_FILE) if r["kind"] == "train")
@@ -164,8 +165,16 @@ def test_warm_start_takes_weights_only(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(data: Path, tmp_path: Path) -> None:
+    settings = ["training.learning_rate=1e30", "training.max_grad_norm=null", "training.max_steps=20", "hardware.zero_stage=0"]
     with pytest.raises(ClusterError, match=r"the training loss is nan at step \d+; nothing of it was saved. Lower training.learning_rate"):
-        run(data, tmp_path, "training.learning_rate=1e30", "training.max_grad_norm=null", "training.max_steps=20", "hardware.zero_stage=0")
+        run(data, tmp_path, *settings)
+
+
+def test_weights_that_are_not_finite_are_not_saved(data: Path, tmp_path: Path) -> None:
+    settings = ["training.learning_rate=1e30", "training.max_grad_norm=null", "training.max_steps=1", "hardware.zero_stage=0"]
+    with pytest.raises(ClusterError, match="the (weights|validation loss)"):
+        run(data, tmp_path, *settings, "training.weight_decay=1e30")
+    assert not list((tmp_path / "checkpoints").glob("step_*"))
 
 
 def test_a_hostile_checkpoint_runs_nothing(data: Path, tmp_path: Path) -> None:
