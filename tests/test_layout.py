@@ -23,7 +23,7 @@ LAYERS = (
     ("hyena_glt.data", "hyena_glt.model", "hyena_glt.objectives"),
     ("hyena_glt.tokenizers",),
     ("hyena_glt.config",),
-    ("hyena_glt.dna", "hyena_glt.errors"),
+    ("hyena_glt.dna", "hyena_glt.errors", "hyena_glt.files"),
 )
 FACADE = "hyena_glt"
 """The package's own __init__ names things of every layer, imports them on first use, and stands outside the order."""

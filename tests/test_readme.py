@@ -28,7 +28,7 @@ def test_the_python_runs_as_written(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     beats, shape_and_bits = done.stdout.strip().splitlines()
     assert beats.startswith("[")
-    assert shape_and_bits.startswith("(64,) [")
+    assert shape_and_bits.startswith("(32,) [")
 
 
 def test_the_tree_is_the_tree() -> None:

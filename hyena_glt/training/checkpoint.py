@@ -102,7 +102,7 @@ def point(run: Path, pointer: str, name: str) -> None:
 def prune(run: Path, *, keep: int | None) -> None:
     """Delete what no pointer names: all but the newest `keep` (None: all) regular checkpoints, former best ones, leftovers of crashes."""
     folder = run / CHECKPOINTS
-    named = {pointer.read_text().strip() for pointer in folder.iterdir() if pointer.is_file()}
+    named = {pointer.read_text().strip() for pointer in folder.iterdir() if pointer.is_file() and pointer.name[0] != "."}
     saved = sorted(folder.glob("step_*"))
     regular = [path for path in saved if _is_regular(path)]
     kept = regular if keep is None else regular[-keep:]

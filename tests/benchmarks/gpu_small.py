@@ -1,11 +1,13 @@
 """Tokens per second and peak memory of the small size on one GPU, through the real training loop, at four sequence lengths.
 
+    hyena-glt preprocess --input GENOMES --output DATA preprocessing.max_length=131077 preprocessing.min_length=131077 \\
+        tokenization.kmer_stride=1 preprocessing.split.val=0 preprocessing.split.test=0
     python tests/benchmarks/gpu_small.py DATA [--mixers se,mr,li attention] [--lengths 1024 ...] [section.key=value ...]
 
-DATA is a preprocessing output with rows of the longest length. Each case is one `hyena-glt pretrain` in a process of its own
-(Ray Train, DeepSpeed ZeRO-1, blocks compiled), so that a case which hangs or fails costs its time limit and no more. All cases
-have the same number of tokens in a step. Rows go to gpu_small.{json,md} below --out after each case; the rate is the median
-of the run's log lines, the first ones, in which blocks are compiled, left out.
+DATA has rows of the longest length, which shorter cases cut, and no validation split, so that nothing else is timed.
+Each case is one `hyena-glt pretrain` in a process of its own (Ray Train, DeepSpeed ZeRO-1, blocks compiled), so that a case which
+hangs or fails costs its time limit and no more. All cases have the same number of tokens in a step. Rows go to gpu_small.{json,md}
+below --out after each case; the rate is the median of the run's log lines, the first ones, in which blocks are compiled, left out.
 """
 
 from __future__ import annotations
@@ -100,18 +102,19 @@ def write(report: Row, out: Path) -> None:
         f"12 layers, 768 wide, 6-mers (4,104 rows), AdamW, {first.get('precision')}, ZeRO-1 on one worker of Ray Train, blocks compiled, "
         f"next-token loss\non overlapping 6-mers of {', '.join(first.get('data', []))};\n{TOKENS_PER_STEP:,} tokens a step in one "
         f"micro-batch; medians of log lines of {LOG_INTERVAL} steps, the first {LINES_TO_WARM_UP} lines left out.\n",
-        "| mixers | length | tokens/s | slowest to fastest | peak memory, GB | MFU (6N) | steps | loss, first to last line | status |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| mixers | length | tokens/s | slowest to fastest | lines | peak GB | MFU (6N) | steps | loss, first to last line | status |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     (out / "gpu_small.md").write_text("\n".join([*text, *map(_table_row, rows)]) + "\n")
 
 
 def _table_row(row: Row) -> str:
     if "tokens_per_s" not in row:
-        return f"| {row['mixers']} | {row['length']:,} | - | - | - | - | - | - | {row['status']} |"
+        return f"| {row['mixers']} | {row['length']:,} | - | - | - | - | - | - | - | {row['status']} |"
     mfu = f"{row['mfu']:.1%}" if row["mfu"] else "-"
     return (f"| {row['mixers']} | {row['length']:,} | {row['tokens_per_s']:,} | {row['slowest']:,} to {row['fastest']:,} "
-            f"| {row['peak_memory_gb']} | {mfu} | {row['steps']} | {row['first_loss']:.3f} to {row['last_loss']:.3f} | {row['status']} |")
+            f"| {row['lines']} | {row['peak_memory_gb'] or '-'} | {mfu} | {row['steps']} "
+            f"| {row['first_loss']:.3f} to {row['last_loss']:.3f} | {row['status']} |")
 
 
 def main() -> None:

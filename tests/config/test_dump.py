@@ -67,6 +67,7 @@ def trees(draw) -> Config:
         "min_learning_rate",
         "sequence_length",
     }
+    bound |= {"hyena_filter_order", "hyena_filter_shift", "se_taps", "mr_taps", "li_poles", "filter_n_bases", "num_gpus"}
     bound |= {"precision", "mixed_precision", "offload_optimizer", "offload_parameters", "train_workers", "max_position_embeddings"}
     for name in ("preprocessing", "tokenization", "output", "model", "training", "data", "hardware", "logging", "cluster"):
         section = getattr(cfg, name)

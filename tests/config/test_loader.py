@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hyena_glt.config import CausalLMConfig, Config, MaskedLMConfig, NextSentencePredictionConfig, load_config
+from hyena_glt.config import CausalLMConfig, Config, MaskedLMConfig, NextSentencePredictionConfig, load_config, overridden
 from hyena_glt.config.settings import ALIASES, SETTINGS, section_type
 from hyena_glt.errors import ConfigError
 
@@ -207,7 +207,7 @@ def test_a_damaged_section_is_not_judged_by_its_defaults(here):
 def test_no_such_file(here):
     with pytest.raises(ConfigError, match=r"^smal_model.yaml: no such file; did you mean small_model.yaml\?$"):
         load_config("smal_model.yaml")
-    with pytest.raises(ConfigError, match=r"^my/run: no such file; shipped by name: base_config.yaml, large_model.yaml, "):
+    with pytest.raises(ConfigError, match=r"^my/run: no such file; shipped by name: base_config.yaml, "):
         load_config("my/run")
 
 
@@ -329,3 +329,8 @@ def test_mask_probability_where_masked_lm_is_named_too(here):
 def test_an_objective_with_weight_0_does_not_count_as_named(here):
     tasks = load("tasks: {causal_lm: {weight: 0}}", "data.mask_probability=0.2").tasks
     assert tasks.masked_lm == MaskedLMConfig(mask_probability=0.2)
+
+
+def test_what_overrides_set_is_named_by_canonical_paths():
+    overrides = ["data={num_workers: 2, sequence_length: 64}", "training.gradient_clip_norm=2", "compression=null", "cluster={}"]
+    assert overridden(overrides) == ["hardware.num_workers", "data.sequence_length", "training.max_grad_norm", "compression"]

@@ -27,6 +27,22 @@ from hyena_glt.errors import ConfigError
             "preprocessing.split.by=named preprocessing.split.val_records=[x,y] preprocessing.split.test_records=[y]",
             "preprocessing.split.val_records and test_records both hold y",
         ),
+        (
+            "preprocessing.split.by=tail preprocessing.split.seed=3",
+            "preprocessing.split.seed (3) has no effect with `by: tail`, which draws no records; remove it",
+        ),
+        (
+            "preprocessing.split.by=named preprocessing.split.val_records=[x] preprocessing.split.seed=3",
+            "preprocessing.split.seed (3) has no effect with `by: named`, which draws no records; remove it",
+        ),
+        (
+            "preprocessing.split.by=named preprocessing.split.val_records=[x] preprocessing.split.val=0.2",
+            "preprocessing.split.val (0.2) has no effect with `by: named`, which lists records; remove it",
+        ),
+        (
+            "preprocessing.filter_n_bases=false preprocessing.max_ambiguous_fraction=0.1",
+            "preprocessing.max_ambiguous_fraction (0.1) has no effect with `filter_n_bases: false`, which keeps all; remove it",
+        ),
         ("tokenization.kmer_size=8", "tokenization.kmer_size must lie between 1 and 7, got 8"),
         ("tokenization.kmer_stride=2", "tokenization.kmer_stride must be kmer_size (6, disjoint) or 1 (overlapping), got 2"),
         ("tokenization.vocab_size=0", "tokenization.vocab_size must be at least 1, got 0"),
@@ -40,6 +56,27 @@ from hyena_glt.errors import ConfigError
         (
             "model.mixers=[li] model.position_encoding=rotary",
             "model.position_encoding: rotary positions act in attention layers, and mixers gives none to these num_layers",
+        ),
+        ("model.hyena_order=3", "model.hyena_order (3) has no effect because mixers gives no `hyena` to these num_layers; remove it"),
+        (
+            "model.hyena_filter_order=32",
+            "model.hyena_filter_order (32) has no effect because mixers gives no `hyena` to these num_layers; remove it",
+        ),
+        (
+            "model.hyena_filter_shift=0.05",
+            "model.hyena_filter_shift (0.05) has no effect because mixers gives no `hyena` to these num_layers; remove it",
+        ),
+        (
+            "model.mixers=[li] model.se_taps=9",
+            "model.se_taps (9) has no effect because mixers gives no `se` to these num_layers; remove it",
+        ),
+        (
+            "model.num_layers=1 model.mr_taps=9",
+            "model.mr_taps (9) has no effect because mixers gives no `mr` to these num_layers; remove it",
+        ),
+        (
+            "model.mixers=[se] model.li_poles=9",
+            "model.li_poles (9) has no effect because mixers gives no `li` to these num_layers; remove it",
         ),
         ("model.dropout=1", "model.dropout must be at least 0 and below 1, got 1.0"),
         ("model.layer_norm_eps=0", "model.layer_norm_eps must be positive, got 0.0"),
@@ -61,6 +98,13 @@ from hyena_glt.errors import ConfigError
         ("tasks.next_sentence_prediction.weight=-1", "tasks.next_sentence_prediction.weight must be at least 0, got -1.0"),
         ("tasks.sequence_order_prediction.weight=-1", "tasks.sequence_order_prediction.weight must be at least 0, got -1.0"),
         ("tasks.masked_lm.weight=0", "tasks: every weight is 0, so nothing is trained"),
+        ("compression.compression_ratio=0.5", "compression.compression_ratio (0.5) has no effect without a method; remove it"),
+        ("compression.sparsity_threshold=0.5", "compression.sparsity_threshold (0.5) has no effect without a method; remove it"),
+        (
+            "hardware.num_gpus=4 cluster.train_workers=2",
+            "hardware.num_gpus (4) has no effect beside cluster.train_workers (2), "
+            "which is the number of workers with a GPU each too; keep one",
+        ),
         ("cluster.train_workers=0", "cluster.train_workers must be a number from 1 or [min, max], got 0"),
         ("cluster.train_workers=[4,2]", "cluster.train_workers must be a number from 1 or [min, max], got (4, 2)"),
         ("cluster.cpus_per_worker=0", "cluster.cpus_per_worker must be at least 1, got 0"),
@@ -90,3 +134,12 @@ def test_every_section_is_frozen_slotted_and_keyword_only():
 
 def test_attention_that_no_layer_reaches_does_not_bind_the_width():
     assert load_config(overrides=["model.num_layers=6", "model.hidden_size=100"]).model.hidden_size == 100
+
+
+@pytest.mark.parametrize("overrides", [
+    "hardware.num_gpus=0 cluster.train_workers=2", "hardware.num_gpus=2 cluster.train_workers=2",
+    "hardware.num_gpus=4 cluster.train_workers=[1,2]", "model.num_layers=2 model.mr_taps=9", "model.mixers=[hyena] model.hyena_order=3",
+    "compression.method=pruning compression.sparsity_threshold=0.1", "preprocessing.filter_n_bases=false", "preprocessing.split.seed=3",
+])
+def test_settings_that_have_an_effect_together(overrides):
+    load_config(overrides=overrides.split())

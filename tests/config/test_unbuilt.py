@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from hyena_glt.config import CausalLMConfig, MaskedLMConfig, Stage, active_tasks, load_config, not_built, require_built
+from hyena_glt.config import CausalLMConfig, MaskedLMConfig, Stage, active_tasks, load_config, not_built, only_task, require_built
 from hyena_glt.errors import ConfigError
 
 
@@ -93,3 +93,12 @@ def test_active_tasks():
     assert active_tasks(load_config(overrides=["tasks.causal_lm={}"]).tasks) == {"causal_lm": CausalLMConfig()}
     both = load_config(overrides=["tasks.causal_lm.weight=2", "tasks.masked_lm.weight=0"])
     assert active_tasks(both.tasks) == {"causal_lm": CausalLMConfig(weight=2.0)}
+
+
+def test_the_only_task():
+    assert only_task(load_config().tasks) == MaskedLMConfig()
+    assert only_task(load_config(overrides=["tasks={masked_lm: {weight: 0}, causal_lm: {}}"]).tasks) == CausalLMConfig()
+    with pytest.raises(ConfigError, match="^tasks: training masked_lm and causal_lm together is not built yet"):
+        only_task(load_config(overrides=["tasks={masked_lm: {}, causal_lm: {}}"]).tasks)
+    with pytest.raises(ConfigError, match=r"^tasks\.next_sentence_prediction is not built yet"):
+        only_task(load_config(overrides=["tasks.next_sentence_prediction={}"]).tasks)

@@ -15,6 +15,7 @@ from hyena_glt.data.manifest import (
     count_dropped,
     encode_manifest,
     locate_split,
+    output_around,
     read_manifest,
     write_manifest,
 )
@@ -72,6 +73,13 @@ def test_locating_a_split(tmp_path):
     assert locate_split(f"{tmp_path}/val", "train") == (tmp_path, "val")
     with pytest.raises(DataError, match="has no test split, only train, val; preprocess again with preprocessing.split.test"):
         locate_split(tmp_path, "test")
+
+
+def test_the_output_around_a_path(tmp_path):
+    write_manifest(tmp_path, MANIFEST)
+    assert output_around(f"{tmp_path}/val") == (tmp_path, "val")
+    for path in (tmp_path, tmp_path / "val" / "part-00000.parquet", tmp_path / "tests", tmp_path / "val" / "test"):
+        assert output_around(path) == (path, None)
 
 
 def test_what_is_no_preprocessing_output_is_named(tmp_path):

@@ -85,11 +85,12 @@ def settings_trees(draw: Callable) -> Config:
     by = draw(st.sampled_from(["record", "tail", "named"]))
     shares = {"val": draw(st.sampled_from([0, 0.2])), "test": draw(st.sampled_from([0, 0.3]))}
     named = {"val_records": ("record0",)}
+    filters = draw(st.booleans())
     return Config(
         preprocessing=PreprocessingConfig(
             sequence_type="protein" if kind == "amino_acid" else draw(st.sampled_from(["dna", "rna"])),
             max_length=max_length, min_length=draw(st.integers(1, max_length)), remove_duplicates=draw(st.booleans()),
-            filter_n_bases=draw(st.booleans()), max_ambiguous_fraction=draw(st.sampled_from([0.0, 0.1, 0.5])),
+            filter_n_bases=filters, **({"max_ambiguous_fraction": draw(st.sampled_from([0.0, 0.1, 0.5]))} if filters else {}),
             split=SplitConfig(by=by, **(named if by == "named" else shares)),
         ),
         tokenization=TokenizationConfig(

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from hyena_glt.config import SplitConfig
+from hyena_glt.data.plan import bases_in_gaps
 from hyena_glt.data.windows import Cut, hashed_split, make_regions, refuse_unknown_names, windows_between
 from hyena_glt.errors import ConfigError
 
@@ -71,6 +72,12 @@ def test_tail_of_a_record_too_short_for_a_share_of_it():
     assert found == {"train": [("a", 0, 2), ("a", 2, 4)], "val": [], "test": []}
 
 
+def test_only_records_that_lost_bases_to_gaps_are_counted():
+    table, cut = records(a=4, b=100, c=2, d=50), Cut(max_length=5, stride=5)
+    assert bases_in_gaps(table, make_regions(table, SplitConfig(by="tail", val=0.1, test=0.1), cut)).tolist() == [0, 10, 0, 10]
+    assert not bases_in_gaps(table, make_regions(table, SplitConfig(val=0.5, test=0.2), cut)).any()
+
+
 def test_hashed_splits_keep_their_shares_and_depend_on_the_seed():
     names = [f"contig_{i}" for i in range(10_000)]
     split = SplitConfig(val=0.1, test=0.2)
@@ -92,6 +99,6 @@ def test_named_records_that_do_not_exist():
     with pytest.raises(ConfigError) as caught:
         refuse_unknown_names(["chr1", "chr20"], split)
     assert caught.value.problems == (
-        "preprocessing.split.val_records: no record is named 'chr2O'; the nearest is 'chr20'",
+        "preprocessing.split.val_records: no record is named 'chr2O'; did you mean chr20?",
         "preprocessing.split.test_records: no record is named 'X'; there are chr1, chr20",
     )

@@ -108,9 +108,10 @@ def test_default_is_all_that_has_a_meaning(tokens, causal, expected):
 
 def test_every_unfit_metric_is_named_at_once():
     with pytest.raises(ConfigError) as caught:
-        choose_metrics(("perplexty", "mlm_accuracy", "loss"), CHAR, causal=True)
+        choose_metrics(("perplexty", "f1", "mlm_accuracy", "loss"), CHAR, causal=True)
     assert caught.value.problems == (
-        "unknown metric 'perplexty', did you mean 'perplexity'? There are loss, perplexity, bits_per_base, accuracy, mlm_accuracy, bleu",
+        "unknown metric perplexty; did you mean perplexity?",
+        "unknown metric f1; there are loss, perplexity, bits_per_base, accuracy, mlm_accuracy, bleu",
         "mlm_accuracy needs a masked model, and this one predicts next tokens; ask for accuracy",
     )
     with pytest.raises(ConfigError, match="bits_per_base has no meaning for a masked model on overlapping k-mers.*ask for mlm_accuracy"):

@@ -1,4 +1,4 @@
-"""Reading a run folder: resumed runs, lines cut short, evaluations that replace each other, and folders that are no run."""
+"""Reading a run folder: resumed runs, evaluations that replace each other, and folders that are no run."""
 
 from __future__ import annotations
 
@@ -8,44 +8,43 @@ import pytest
 
 from hyena_glt.config import config_from_dict
 from hyena_glt.errors import CheckpointError
-from hyena_glt.evaluation.run_folder import Run, read_evaluations, read_reports, read_run, run_folder_of, save_evaluation
+from hyena_glt.evaluation.run_folder import Run, read_evaluations, read_run, reports_that_count, run_folder_of, save_evaluation
 
 
-def write_lines(path, *reports, tail=""):
-    path.write_text("".join(json.dumps(report) + "\n" for report in reports) + tail)
-    return path
-
-
-def test_a_resumed_run_takes_back_what_lay_beyond_its_start(tmp_path):
-    path = write_lines(
-        tmp_path / "metrics.jsonl",
+def test_a_resumed_run_takes_back_what_lay_beyond_its_start():
+    written = [
         {"kind": "start", "step": 0}, {"kind": "train", "step": 10, "loss": 3.0}, {"kind": "eval", "step": 10, "loss": 3.1},
         {"kind": "train", "step": 20, "loss": 2.0}, {"kind": "train", "step": 25, "loss": 1.9}, {"kind": "end", "step": 10},
         {"kind": "start", "step": 10}, {"kind": "train", "step": 20, "loss": 2.5}, {"kind": "train", "step": 30, "loss": 2.4},
-    )
-    kept = [(r["kind"], r["step"], r.get("loss")) for r in read_reports(path)]
+    ]
+    kept = [(r["kind"], r["step"], r.get("loss")) for r in reports_that_count(written)]
     assert kept == [
         ("start", 0, None), ("train", 10, 3.0), ("eval", 10, 3.1), ("start", 10, None), ("train", 20, 2.5), ("train", 30, 2.4),
     ]
 
 
-def test_of_two_lines_for_a_step_the_later_wins(tmp_path):
-    path = write_lines(tmp_path / "m", {"kind": "train", "step": 5, "loss": 1.0}, {"kind": "train", "step": 5, "loss": 2.0})
-    assert [r["loss"] for r in read_reports(path)] == [2.0]
+def test_of_two_reports_for_a_step_the_later_wins():
+    assert reports_that_count([{"kind": "train", "step": 5, "loss": 1.0}, {"kind": "train", "step": 5, "loss": 2.0}]) == [
+        {"kind": "train", "step": 5, "loss": 2.0}
+    ]
+
+
+def test_warnings_of_one_step_all_stay():
+    warnings = [{"kind": "warning", "step": 5, "message": message} for message in ("a", "b", "a")]
+    assert reports_that_count(warnings) == warnings[:2]
 
 
 def test_a_line_cut_short_is_left_out(tmp_path):
-    path = write_lines(tmp_path / "m", {"kind": "train", "step": 5, "loss": 1.0}, tail='{"kind": "train", "step": 10, "lo')
-    assert [r["step"] for r in read_reports(path)] == [5]
-    with path.open("a") as file:  # a run that goes on after the crash
-        file.write("\n" + json.dumps({"kind": "train", "step": 15}) + "\n")
-    assert [r["step"] for r in read_reports(path)] == [5, 15]
+    (tmp_path / "config.yaml").write_text("{}")
+    whole = {"kind": "train", "step": 5, "loss": 1.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(whole) + '\n{"kind": "train", "step": 10, "lo')
+    assert read_run(tmp_path).reports == [whole]
 
 
 def test_run_folder_is_found_from_inside(tmp_path):
     step = tmp_path / "checkpoints" / "step_00000005"
     step.mkdir(parents=True)
-    write_lines(tmp_path / "metrics.jsonl")
+    (tmp_path / "metrics.jsonl").touch()
     (tmp_path / "config.yaml").write_text("{}")
     for path in (tmp_path, tmp_path / "checkpoints", step, tmp_path / "checkpoints" / "latest"):
         assert run_folder_of(path) == tmp_path

@@ -1,6 +1,6 @@
 """Writes tests/model/hyenadna.safetensors: weights, outputs, gradients and logits of HyenaDNA's own code on a tiny random model.
 
-    pip install torchvision "transformers<4.47" einops safetensors
+    pip install torchvision "transformers<4.34" einops safetensors
     python tests/model/make_hyenadna_fixture.py <checkout of github.com/HazyResearch/hyena-dna>
 """
 
@@ -32,7 +32,7 @@ def main(checkout: str) -> None:
     tensors = {"ids": ids, "outputs": outputs.detach(), "direction": direction}
     tensors |= {f"weight/{name}": value.clone() for name, value in model.state_dict().items()}
     tensors |= {f"gradient/{name}": parameter.grad for name, parameter in model.named_parameters()}
-    tokenizer = CharacterTokenizer(["A", "C", "G", "T", "N"], model_max_length=66, add_special_tokens=False)
+    tokenizer = CharacterTokenizer(["A", "C", "G", "T", "N"], model_max_length=66)
     letters = "".join("ACGTN"[i] for i in torch.randint(0, 5, (60,)).tolist())
     with torch.no_grad():
         hidden = model(torch.tensor([tokenizer(letters, add_special_tokens=False)["input_ids"]]))

@@ -155,6 +155,20 @@ def test_positions_tell_apart_what_attention_alone_cannot(encoding: str) -> None
     assert not torch.allclose(with_positions(ids)[:, 2], with_positions(swapped)[:, 2], atol=1e-7)
 
 
+@both_directions
+def test_attention_without_padding_takes_no_mask_so_that_flash_kernels_run(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = []
+    attend = F.scaled_dot_product_attention
+
+    def watched(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
+        masks.append(mask)
+        return attend(q, k, v, mask, is_causal=is_causal)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    _model(("attention", "se", "attention"), causal)(_ids(2, 10))
+    assert masks == [None, None]
+
+
 def test_rotary_scores_depend_on_the_distance_alone() -> None:
     q, k = torch.randn(2, 1, 1, 1, 8).expand(2, 1, 1, 30, 8)
     scores = rotate(q) @ rotate(k).transpose(-1, -2)
@@ -179,12 +193,15 @@ def test_the_classifier_ignores_padding() -> None:
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"mixers": ("hyena",)}, r"a sequence of 65 tokens is longer than this model's hyena filters \(64\); raise model\.max_pos"),
+    ({"mixers": ("hyena",)}, r"65 tokens is longer than this model's hyena filters \(64\); raise model\.max_position_embeddings before t"),
     ({"mixers": ("se",), "position_encoding": "learned"}, r"a sequence of 65 tokens is longer than the learned positions \(64\)"),
 ])
 def test_sequences_beyond_the_model_are_refused(settings: dict, message: str) -> None:
+    model = _model(causal=True, **settings)
+    with pytest.raises(ValueError, match=r"65 tokens is longer than this model's limit of 64 \(model\.max_position_embeddings\); cut it"):
+        model(_ids(1, 65))
     with pytest.raises(ValueError, match=message):
-        _model(causal=True, **settings)(_ids(1, 65))
+        model.backbone(_ids(1, 65))
 
 
 def test_only_the_projections_decay() -> None:

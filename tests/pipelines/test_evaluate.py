@@ -9,7 +9,7 @@ import pytest
 
 from hyena_glt.config import config_from_dict, load_config
 from hyena_glt.errors import CheckpointError, ConfigError, DataError
-from hyena_glt.evaluation.run_folder import read_reports
+from hyena_glt.training.metrics import read_reports
 from pipelines.evaluate import evaluate, locate_heldout
 from tests.tiny_run import random_model, tiny_config, train_tiny, write_data, write_lambda_data
 
@@ -60,10 +60,11 @@ def test_bleu_says_what_it_was_taken_on(trained):
     assert result["notes"] == ["BLEU was taken on 506 tokens of 8 windows, spread evenly over the split"]
 
 
-def test_dry_run_measures_nothing(trained):
+def test_dry_run_measures_nothing(trained, capsys):
     before = (trained / "evaluation.json").exists()
     plan = evaluate(str(trained), dry_run=True)
     assert plan["metrics"] == ["loss", "perplexity", "bits_per_base", "accuracy"] and plan["rows"] == 38
+    assert "  train_path: " in capsys.readouterr().err
     assert (trained / "evaluation.json").exists() == before
 
 
@@ -109,7 +110,7 @@ def test_where_held_out_data_comes_from(tmp_path, settings, expected):
 def test_refusals(trained, tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint at .*it is not a step folder"):
         evaluate(str(tmp_path))
-    with pytest.raises(ConfigError, match="unknown metric 'acuracy', did you mean 'accuracy'"):
+    with pytest.raises(ConfigError, match=r"unknown metric acuracy; did you mean accuracy\?"):
         evaluate(str(trained), metrics=("acuracy",))
     with pytest.raises(DataError, match="nothing is there"):
         evaluate(str(trained), eval_data=str(tmp_path / "missing"))
@@ -120,6 +121,31 @@ def test_refusals(trained, tmp_path):
     other = write_lambda_data(tmp_path / "kmers", {"kind": "kmer", "kmer_size": 2})
     with pytest.raises(DataError, match="was tokenized in another way than the model's training data: .*kind is 'kmer' in the data"):
         evaluate(str(trained), eval_data=str(other))
+
+
+@pytest.mark.parametrize("override", [
+    "training.learning_rate=1", "hardware.zero_stage=2", "data.shuffle_row_groups=3", "preprocessing.max_length=9", "curriculum.epochs=[3]",
+    "logging={log_interval: 4}", "curriculum=null",
+])
+def test_settings_that_no_evaluation_reads_are_refused(trained, override):
+    with pytest.raises(ConfigError) as caught:
+        evaluate(str(trained), overrides=(override, "training.batch_size=4", "data.pin_memory=true"))
+    path = {"logging={log_interval: 4}": "logging.log_interval"}.get(override, override.split("=")[0])
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [path, "hardware.pin_memory"]
+    assert caught.value.problems[1].startswith(
+        "hardware.pin_memory: has no effect on an evaluation; remove it. These have: data.eval_data, data.train_path, data.val_path, "
+    )
+
+
+def test_how_far_it_is_shows_without_a_terminal(trained, capsys):
+    evaluate(str(trained), metrics=("loss",))
+    assert capsys.readouterr().err.startswith("evaluating: 5 of 5 batches, ")
+
+
+def test_a_split_folder_whose_name_is_that_of_an_output(tmp_path):
+    tokenizer = random_model(tmp_path / "run", causal=True).tokenizer
+    output = write_data(tmp_path / "test", tokenizer, {"train": b"ACGT" * 9, "val": b"ACGT" * 9}, max_length=40)
+    assert locate_heldout(config_from_dict({"data": {"eval_data": str(output)}})) == (output, "val")
 
 
 def test_rows_longer_than_the_model_reads(trained, tmp_path):

@@ -229,14 +229,16 @@ BAD_INPUT = {
     ),
     "empty split by tail": (
         b">a\nACGTACGTAC\n", {"split": SplitConfig(by="tail", val=0, test=0.01)},
-        "the test split would be empty; the records are too short for it",
+        "the test split would be empty; the records are too short for it: raise its fraction, lower max_length, or split by record; "
+        "or set preprocessing.split.test to 0",
     ),
     "empty split by name": (
         b">a\nACGT\n>b\nNNNN\n", {"split": SplitConfig(by="named", val_records=("b",))},
-        "the val split would be empty (dropped: 1 ambiguous windows); name other records",
+        "the val split would be empty (dropped: 1 ambiguous windows); "
+        "name other records in preprocessing.split.val_records and test_records",
     ),
     "unknown record": (
-        b">chr1\nACGT\n", {"split": SplitConfig(by="named", val_records=("chr_1",))}, "no record is named 'chr_1'; the nearest is 'chr1'",
+        b">chr1\nACGT\n", {"split": SplitConfig(by="named", val_records=("chr_1",))}, "no record is named 'chr_1'; did you mean chr1?",
     ),
 }
 
@@ -247,7 +249,8 @@ def test_bad_input_is_one_sentence_and_leaves_the_folder_free(tmp_path, content,
     with pytest.raises(HyenaError) as caught:
         preprocess(settings(tmp_path / "x.fa", tmp_path / "out", **changes))
     assert type(caught.value) in (DataError, ConfigError)
-    assert sentence in str(caught.value) and "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
+    assert sentence in str(caught.value) and ("split.val to 0" in str(caught.value)) == ("split by tail" in sentence)
+    assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
     (tmp_path / "x.fa").write_bytes(PHIX)
     assert preprocess(settings(tmp_path / "x.fa", tmp_path / "out"))["splits"]["train"]["rows"] > 0
 
@@ -268,8 +271,10 @@ def test_settings_that_cannot_work(folder, changes, sentence):
     assert not (folder / "out").exists()
 
 
-def test_a_dry_run_counts_and_writes_nothing(folder):
-    result = preprocess(settings(folder / "in", folder / "out"), dry_run=True)
+def test_a_dry_run_shows_the_settings_counts_and_writes_nothing(folder, capsys):
+    cfg = settings(folder / "in", folder / "out")
+    result = preprocess(cfg, dry_run=True)
+    assert dump_config(cfg) in capsys.readouterr().err
     assert not (folder / "out").exists()
     assert (result["inputs"], result["records"], result["bases"], result["width"]) == (3, 3, 48502 + 2 * 5386, 128)
     assert result["splits"]["test"] == {"windows": 38 + 5, "shards": 1} and result["splits"]["train"]["shards"] == 4

@@ -11,7 +11,10 @@ from hyena_glt.tokenizers import load_tokenizer
 from hyena_glt.tokenizers.kmer import KmerTokenizer
 from hyena_glt.tokenizers.letters import LetterTokenizer
 
-ALL = [LetterTokenizer("dna"), LetterTokenizer("rna", True), LetterTokenizer("protein"), KmerTokenizer("dna", 6, 6), KmerTokenizer("rna", 4, 1, True)]
+ALL = [
+    LetterTokenizer("dna"), LetterTokenizer("rna", True), LetterTokenizer("protein"), KmerTokenizer("dna", 6, 6),
+    KmerTokenizer("rna", 4, 1, True),
+]
 
 
 @pytest.mark.parametrize("tokenizer", ALL, ids=str)

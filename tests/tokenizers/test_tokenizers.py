@@ -174,13 +174,15 @@ def test_build_from_the_settings(sequence_type, cfg, expected):
 
 
 @pytest.mark.parametrize("sequence_type, cfg, problems", [
-    ("protein", TokenizationConfig(kind="kmer"), ["tokenization.kind: kmer does not fit preprocessing.sequence_type protein; use amino_acid"]),
+    ("protein", TokenizationConfig(kind="kmer"),
+     ["tokenization.kind: kmer does not fit preprocessing.sequence_type protein; use amino_acid"]),
     ("dna", TokenizationConfig(kind="amino_acid"),
      ["tokenization.kind: amino_acid does not fit preprocessing.sequence_type dna; use kmer or char"]),
     ("dna", TokenizationConfig(vocab_size=4101),
      ["tokenization.vocab_size: 4101 does not fit 6-mers; use 4096 (the 5 special tokens are not counted) or leave it out"]),
     ("protein", TokenizationConfig(vocab_size=20, kmer_stride=1), [
-        "tokenization.vocab_size: 20 does not fit kind amino_acid for protein; use 22 (the 5 special tokens are not counted) or leave it out",
+        "tokenization.vocab_size: 20 does not fit kind amino_acid for protein; use 22 (the 5 special tokens are not counted) "
+        "or leave it out",
         "tokenization.kmer_stride: 1 has no effect on kind amino_acid; leave it out"]),
 ])
 def test_settings_that_do_not_fit(sequence_type, cfg, problems):

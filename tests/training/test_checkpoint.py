@@ -13,7 +13,6 @@ from hyena_glt.training.checkpoint import (
     LATEST,
     CheckpointInfo,
     Progress,
-    atomic_write,
     clear_staging_folder,
     commit,
     finished,
@@ -98,22 +97,6 @@ def test_a_commit_replaces_a_checkpoint_of_the_same_step(tmp_path):
     folder = save(tmp_path, 5, b"new")
     assert (folder / "model.safetensors").read_bytes() == b"new" and not (folder / "leftover").exists()
     assert read_info(folder).progress.step == 5
-
-
-def test_an_atomic_write_leaves_the_old_text_or_the_new(tmp_path, monkeypatch):
-    path = tmp_path / "latest"
-    atomic_write(path, "old\n")
-
-    def full_disk(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("hyena_glt.training.checkpoint.os.fsync", full_disk)
-        with pytest.raises(OSError, match="No space left"):
-            atomic_write(path, "new\n")
-    assert path.read_text() == "old\n"
-    atomic_write(path, "new\n")
-    assert path.read_text() == "new\n" and [item.name for item in tmp_path.iterdir()] == ["latest"]
 
 
 def test_no_checkpoint_at_all(tmp_path):
