@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,17 +37,18 @@ def lambda_letters() -> bytes:
     return b"".join(line for line in LAMBDA.read_bytes().upper().splitlines() if not line.startswith(b">"))
 
 
-def write_data(folder: Path, tokenizer: Tokenizer, letters: dict[str, bytes], *, max_length: int) -> Path:
+def write_data(folder: Path, tokenizer: Tokenizer, letters: dict[str, bytes], *, max_length: int, stride: int | None = None) -> Path:
     """A preprocessing output with one shard a split, from each split's letters."""
     width = tokenizer.num_tokens(max_length)
     splits = {}
     for split, sequence in letters.items():
-        windows = [sequence[i : i + max_length] for i in range(0, len(sequence), max_length)]
+        starts = range(0, len(sequence), stride or max_length)
+        windows = [sequence[i : i + max_length] for i in starts]
         ids = np.zeros((len(windows), width), tokenizer.dtype)
         for row, window in zip(ids, windows, strict=True):
             encoded = tokenizer.encode(window)
             row[: len(encoded)] = encoded
-        splits[split] = _write_shard(folder, split, ids, [len(w) for w in windows])
+        splits[split] = _write_shard(folder, split, ids, starts, [len(w) for w in windows])
     tokenizer.save(folder / "tokenizer.json")
     content = (folder / "tokenizer.json").read_bytes()
     total = sum(map(len, letters.values()))
@@ -59,14 +61,14 @@ def write_data(folder: Path, tokenizer: Tokenizer, letters: dict[str, bytes], *,
     return folder
 
 
-def _write_shard(folder: Path, split: str, ids: np.ndarray, lengths: list[int]) -> SplitManifest:
+def _write_shard(folder: Path, split: str, ids: np.ndarray, starts: Sequence[int], lengths: list[int]) -> SplitManifest:
     path = folder / split / "part-00000.parquet"
     path.parent.mkdir(parents=True)
     schema = row_schema(ids.shape[1], ids.dtype)
     columns = [
         pa.FixedSizeListArray.from_arrays(pa.array(ids.ravel()), type=schema.field("input_ids").type),
         pa.array(["lambda.fa"] * len(ids)), pa.array(["lambda"] * len(ids)),
-        pa.array(np.arange(len(ids), dtype=np.int64)), pa.array(lengths, pa.int32()),
+        pa.array(list(starts), pa.int64()), pa.array(lengths, pa.int32()),
     ]
     pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, row_group_size=64, write_page_checksum=True)
     tokens = int((ids != 0).sum())
@@ -76,13 +78,15 @@ def _write_shard(folder: Path, split: str, ids: np.ndarray, lengths: list[int]) 
     return SplitManifest(rows=len(ids), tokens=tokens, bases=sum(lengths), shards=(shard,))
 
 
-def write_lambda_data(folder: Path, tokenization: dict[str, object], *, max_length: int = 128) -> Path:
+def write_lambda_data(
+    folder: Path, tokenization: dict[str, object], *, max_length: int = 128, stride: int | None = None
+) -> Path:
     """Lambda with its last 20 % held out, half for val and half for test."""
     letters = lambda_letters()
     first, second = int(len(letters) * 0.8), int(len(letters) * 0.9)
     parts = {"train": letters[:first], "val": letters[first:second], "test": letters[second:]}
     cfg = config_from_dict({"tokenization": tokenization})
-    return write_data(folder, build_tokenizer("dna", cfg.tokenization), parts, max_length=max_length)
+    return write_data(folder, build_tokenizer("dna", cfg.tokenization), parts, max_length=max_length, stride=stride)
 
 
 def tiny_config(

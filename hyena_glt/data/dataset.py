@@ -83,6 +83,15 @@ class Rows:
         ids = np.stack([self._group(int(g))[int(r - starts[g])] for g, r in zip(groups, rows, strict=True)])
         return add_specials(ids) if self.tokenizer.add_special_tokens else ids
 
+    def shared_bases(self) -> np.ndarray:
+        """Bases at the start of each stored row that the row before it holds too, int64 [stored rows]; 0 without overlap."""
+        places = pa.concat_tables(_read(self.folder / shard.path, ["source", "record", "start", "length"]) for shard in self.shards)
+        start, length = (places[name].to_numpy().astype(np.int64) for name in ("start", "length"))
+        source, record = (places[name].combine_chunks().dictionary_encode().indices.to_numpy() for name in ("source", "record"))
+        follows = (source[1:] == source[:-1]) & (record[1:] == record[:-1])
+        shared = np.clip(start[:-1] + length[:-1] - start[1:], 0, None)
+        return np.concatenate([[0], np.where(follows, shared, 0)])
+
     def _group(self, number: int) -> np.ndarray:
         """Ids of one row group, cut to pieces; the most recently used stay in memory."""
         if number in self._cache:
@@ -124,6 +133,13 @@ def _row_groups(folder: Path, number: int, shard: Shard) -> list[RowGroup]:
         )
     metadata = _open(path).metadata
     return [RowGroup(number, i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
+
+
+def _read(path: Path, columns: list[str]) -> pa.Table:
+    try:
+        return _open(path).read(columns)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: damaged ({_first_line(error)}); preprocess again into a new folder") from error
 
 
 def _open(path: Path) -> pq.ParquetFile:

@@ -48,7 +48,7 @@ def baselines(train: Rows, heldout: Rows, objective: Objective) -> Baselines:
         kinds["flanks"] = (markov.masked_markov_bits, min(HIGHEST_FLANKS, markov.highest_order(size, 2)))
     for name, (evaluate, highest) in kinds.items():
         results = evaluate(
-            _codes(train, numbers), _codes(heldout, np.arange(heldout.num_rows)), alphabet_size=size, max_order=highest,
+            _once(train, numbers), _codes(heldout, np.arange(heldout.num_rows)), alphabet_size=size, max_order=highest,
             complement=complement, scored=_scored_bases(heldout, objective),
         )
         # Without flanks there is no difference to markov_0.
@@ -60,6 +60,12 @@ def beaten(bits_per_base: float, by_name: dict[str, float]) -> list[str | int]:
     """The baselines with more bits than the model: `uniform`, the Markov orders as numbers, `flanks_k`."""
     names = [name for name, bits in by_name.items() if bits_per_base < bits]
     return [int(name.removeprefix("markov_")) if name.startswith("markov_") else name for name in names]
+
+
+def _once(train: Rows, numbers: np.ndarray) -> Iterator[np.ndarray]:
+    """As `_codes`, each base once: counted twice, as overlapping windows hold it, every context would seem to be no accident."""
+    shared = train.shared_bases()[numbers] if len(numbers) == train.num_rows else np.zeros(len(numbers), np.int64)
+    return (codes[skip:] for codes, skip in zip(_codes(train, numbers), shared, strict=True))
 
 
 def _codes(rows: Rows, numbers: np.ndarray) -> Iterator[np.ndarray]:
