@@ -35,7 +35,7 @@ test: .venv/.installed  ## the whole suite
 fast: .venv/.installed  ## the suite without what takes long
 	$(BIN)/python -m pytest -q -m "not slow"
 
-check: .venv/.installed  ## lint and types
+check: .venv/.installed  ## lint, and types where they are complete
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 

@@ -103,7 +103,7 @@ def _cards(run: Run) -> str:
         "epochs": f"{float(last.get('epoch') or 0):.2f}",
         "tokens a second": _count(_median(run.curve("train", "step", "tokens_per_s")[1])),
         **{name: f"{value:.3g}" for name, value in hours.items()},
-        "ended by": str(end.get("reason") or "not ended"),
+        "ended by": str(end.get("reason") or "not ended").replace("_", " "),
     }
     return "".join(f"<div><dd>{escape(value)}</dd><dt>{escape(name)}</dt></div>" for name, value in cards.items())
 

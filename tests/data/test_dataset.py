@@ -106,11 +106,10 @@ def test_specials_are_added_to_each_piece_where_the_tokenizer_asks(tmp_path):
 
 
 def test_only_the_last_row_groups_stay_in_memory(whole, monkeypatch):
-    monkeypatch.setattr(dataset, "CACHED_ROW_GROUPS", 2)
     opened = []
     read_row_group = dataset.read_row_group
     monkeypatch.setattr(dataset, "read_row_group", lambda path, index, width: opened.append(index) or read_row_group(path, index, width))
-    rows = open_rows(str(whole), "train")
+    rows = open_rows(str(whole), "train", cached_row_groups=2)
     for row in (0, 4, 5, 0, 10, 0, 5):  # groups 0 0 1 0 2 0 1: 1 was asked for longest ago when 2 came
         rows.read(np.array([row]))
     assert opened == [0, 1, 2, 1]
