@@ -86,6 +86,7 @@ class Engine:
 
     deepspeed: Any
     _engine: Any
+    _adamw: torch.optim.AdamW
     model: nn.Module
     zero_stage: int
 
@@ -151,9 +152,16 @@ class Engine:
     def load(self, folder: Path, *, universal: bool) -> None:
         """Go on from `folder`: weights and optimizer state. Every rank must call it."""
         source = folder / OPTIMIZER_FOLDER
+        weight_decays = [group["weight_decay"] for group in self._adamw.param_groups]
         loaded, _ = self._engine.load_checkpoint(str(source), tag=UNIVERSAL_TAG if universal else STATE_TAG)
         if loaded is None:
             raise CheckpointError(f"DeepSpeed found no optimizer state in {source}")
+        # From a universal checkpoint ZeRO 3 gives every group the first group's settings, and all weights one step counter,
+        # which then counts each of them.
+        for group, weight_decay in zip(self._adamw.param_groups, weight_decays, strict=True):
+            group["weight_decay"] = weight_decay
+        for state in self._adamw.state.values():
+            state["step"] = torch.as_tensor(state["step"]).clone()
 
 
 def build_engine(
@@ -175,7 +183,7 @@ def build_engine(
         max_grad_norm=training.max_grad_norm, universal=universal,
     )
     engine, *_ = deepspeed.initialize(model=Autocast(model, precision, device.type), optimizer=optimizer, config=config)
-    return Engine(deepspeed, engine, model, hardware.zero_stage)
+    return Engine(deepspeed, engine, optimizer, model, hardware.zero_stage)
 
 
 def make_universal(folder: Path, device_type: str) -> None:

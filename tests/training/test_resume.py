@@ -94,6 +94,10 @@ def steps_run(run: Path) -> list[list[int]]:
     return starts
 
 
+ONE_STAGE = pytest.mark.parametrize("unbroken", [1], indirect=True, ids=["zero1"])
+"""For what does not depend on the ZeRO stage."""
+
+
 @pytest.fixture(scope="module", params=[1, 3], ids=["zero1", "zero3"])
 def unbroken(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     """(ZeRO stage, run folder) of a run that nothing disturbed."""
@@ -162,10 +166,9 @@ def test_worker_killed(unbroken: tuple[int, Path], data: Path, tmp_path: Path) -
     assert_same_metrics(run, reference)
 
 
+@ONE_STAGE
 def test_interrupt_saves_and_exits_130(data: Path, tmp_path: Path, unbroken: tuple[int, Path]) -> None:
     stage, reference = unbroken
-    if stage != 1:
-        pytest.skip("the way of a signal does not depend on the ZeRO stage")
     run, setting = tmp_path / "interrupted", f"hardware.zero_stage={stage}"
     process = start(data, run, setting)
     wait_for(lambda: second_checkpoint(run), process)
@@ -206,6 +209,7 @@ def test_goes_on_with_another_number_of_workers(unbroken: tuple[int, Path], data
     assert losses(run, "train") == pytest.approx(losses(reference, "train"), abs=1e-4)
 
 
+@ONE_STAGE
 def test_a_number_of_workers_that_does_not_divide_the_batch(unbroken: tuple[int, Path], data: Path) -> None:
     stage, run = unbroken
     process = start(data, run, f"hardware.zero_stage={stage}", "cluster.train_workers=3", "cluster.num_cpus=3")
@@ -214,6 +218,7 @@ def test_a_number_of_workers_that_does_not_divide_the_batch(unbroken: tuple[int,
     assert "3 workers of batch_size 2 do not divide this run's global batch of 8 rows; these do: 1, 2, 4" in errors
 
 
+@ONE_STAGE
 def test_a_finished_run_prints_its_result(unbroken: tuple[int, Path], data: Path) -> None:
     stage, run = unbroken
     before = (run / METRICS_FILE).read_text()
