@@ -171,7 +171,10 @@ def _raise_if_ours(error: BaseException) -> None:
 
 
 def _may_pass(error: ray.train.WorkerGroupError) -> bool:
-    """Whether a restart may help: a process, node, device or connection was lost. A mistake in code or too little memory stays."""
+    """Whether a restart may help: a process, node, device or connection may have been lost.
+
+    torch reports a lost peer as a plain RuntimeError, so those are tried again; other mistakes in code and too little memory stay.
+    """
     lost = (RayError, RuntimeError, OSError)
     failures = list(error.worker_failures.values())
     memory = any(type(cause).__name__ == "OutOfMemoryError" and not isinstance(cause, RayError) for cause in _causes(error))
