@@ -26,6 +26,11 @@ from .worker import OWNER_FILE, STOP, ray_worker
 RAY_FOLDER = ".ray"
 """Ray Train's own bookkeeping inside the run folder; checkpoints are ours, so nothing in it is needed to go on."""
 
+MISTAKES = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, NotImplementedError, TypeError, ValueError,
+)
+"""What a worker raises for a mistake in code or settings, which a restart would meet again."""
+
 log = logging.getLogger(__name__)
 
 
@@ -171,14 +176,18 @@ def _raise_if_ours(error: BaseException) -> None:
 
 
 def _may_pass(error: ray.train.WorkerGroupError) -> bool:
-    """Whether a restart may help: a process, node, device or connection may have been lost.
+    """Whether a restart may help.
 
-    torch reports a lost peer as a plain RuntimeError, so those are tried again; other mistakes in code and too little memory stay.
+    Ray, torch and the network report a lost process, node, device or connection by many classes, so the failures that stay are named
+    instead: mistakes in code, and too little memory for the model.
     """
-    lost = (RayError, RuntimeError, OSError)
-    failures = list(error.worker_failures.values())
-    memory = any(type(cause).__name__ == "OutOfMemoryError" and not isinstance(cause, RayError) for cause in _causes(error))
-    return not memory and any(isinstance(failure, lost) and not isinstance(failure, NotImplementedError) for failure in failures)
+    return not any(_stays(cause) for cause in _causes(error))
+
+
+def _stays(failure: BaseException) -> bool:
+    if isinstance(failure, RayError):
+        return False
+    return isinstance(failure, MISTAKES) or type(failure).__name__ == "OutOfMemoryError"
 
 
 def _first_reason(error: ray.train.WorkerGroupError) -> str:
