@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from hyena_glt.config import Config, config_from_dict, dump_config, only_task
 from hyena_glt.data.batches import EvaluationBatches, Slice, TrainingBatches
 from hyena_glt.data.dataset import Rows, open_rows
-from hyena_glt.data.manifest import InputFile, Manifest, Shard, SplitManifest, row_schema, write_manifest
+from hyena_glt.data.manifest import InputFile, Manifest, Shard, SplitManifest, write_manifest
+from hyena_glt.data.row_format import RowFormat, pack
 from hyena_glt.inference import LoadedModel, load_model
 from hyena_glt.model import LanguageModel, build_model
 from hyena_glt.objectives import Objective, build_objective
@@ -55,6 +56,7 @@ def write_data(folder: Path, tokenizer: Tokenizer, letters: dict[str, bytes], *,
     write_manifest(folder, Manifest(
         config={"preprocessing": {"max_length": max_length}, "tokenization": {}, "output": {}}, tokenizer=tokenizer.to_dict(),
         tokenizer_sha256=hashlib.sha256(content).hexdigest(), width=width, splits=splits,
+        columns=("input_ids", "source", "record", "start", "length"),
         inputs=(InputFile(path="lambda.fa", size=total, sha256="0" * 64, records=1, bases=total),),
         dropped={"shorter than min_length": {"windows": 2, "bases": 31}},
     ))
@@ -64,10 +66,9 @@ def write_data(folder: Path, tokenizer: Tokenizer, letters: dict[str, bytes], *,
 def _write_shard(folder: Path, split: str, ids: np.ndarray, starts: Sequence[int], lengths: list[int]) -> SplitManifest:
     path = folder / split / "part-00000.parquet"
     path.parent.mkdir(parents=True)
-    schema = row_schema(ids.shape[1], ids.dtype)
+    schema = RowFormat(width=ids.shape[1], dtype=ids.dtype).schema
     columns = [
-        pa.FixedSizeListArray.from_arrays(pa.array(ids.ravel()), type=schema.field("input_ids").type),
-        pa.array(["lambda.fa"] * len(ids)), pa.array(["lambda"] * len(ids)),
+        pack(ids), pa.array(["lambda.fa"] * len(ids)), pa.array(["lambda"] * len(ids)),
         pa.array(list(starts), pa.int64()), pa.array(lengths, pa.int32()),
     ]
     pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, row_group_size=64, write_page_checksum=True)

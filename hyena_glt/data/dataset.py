@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..errors import DataError
 from ..tokenizers import Tokenizer, load_tokenizer
 from ..tokenizers.base import CLS, PAD, SEP
 from .manifest import Manifest, Shard, locate_split, read_manifest
+from .readers import read_columns, read_row_group, row_group_sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Rows:
 
     def shared_bases(self) -> np.ndarray:
         """Bases at the start of each stored row that the row before it holds too, int64 [stored rows]; 0 without overlap."""
-        places = pa.concat_tables(_read(self.folder / shard.path, ["source", "record", "start", "length"]) for shard in self.shards)
+        places = pa.concat_tables(read_columns(self.folder / shard.path, ["source", "record", "start", "length"]) for shard in self.shards)
         start, length = (places[name].to_numpy().astype(np.int64) for name in ("start", "length"))
         source, record = (places[name].combine_chunks().dictionary_encode().indices.to_numpy() for name in ("source", "record"))
         follows = (source[1:] == source[:-1]) & (record[1:] == record[:-1])
@@ -98,7 +98,8 @@ class Rows:
             self._cache.move_to_end(number)
             return self._cache[number]
         group = self.row_groups[number]
-        ids = cut_rows(read_row_group(self.folder / self.shards[group.shard].path, group.index, self.manifest.width), self.piece_length)
+        path = self.folder / self.shards[group.shard].path
+        ids = cut_rows(read_row_group(path, group.index, "input_ids", self.tokenizer.dtype, self.manifest.width), self.piece_length)
         self._cache[number] = ids
         if len(self._cache) > self.cached_row_groups:
             self._cache.popitem(last=False)
@@ -117,50 +118,11 @@ def open_rows(path: str, split: str, sequence_length: int | None = None, *, cach
     if split not in manifest.splits:
         raise DataError(f"{folder} has no split {split!r}, only {', '.join(sorted(manifest.splits))}")
     shards = tuple(manifest.splits[split].shards)
-    groups = [group for number, shard in enumerate(shards) for group in _row_groups(folder, number, shard)]
+    groups = [
+        RowGroup(number, index, size) for number, shard in enumerate(shards) for index, size in enumerate(row_group_sizes(folder, shard))
+    ]
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     return Rows(folder, split, manifest, tokenizer, sequence_length, shards, tuple(groups), cached_row_groups)
-
-
-def _row_groups(folder: Path, number: int, shard: Shard) -> list[RowGroup]:
-    """Read a shard's footer after comparing its size with the manifest's."""
-    path = folder / shard.path
-    found = path.stat().st_size if path.exists() else None
-    if found != shard.size:
-        raise DataError(
-            f"{path}: {'missing' if found is None else f'{found:,} bytes'}, the manifest has {shard.size:,} bytes; "
-            f"run `hyena-glt validate-data {folder}` for the whole damage, then preprocess again into a new folder"
-        )
-    metadata = _open(path).metadata
-    return [RowGroup(number, i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
-
-
-def _read(path: Path, columns: list[str]) -> pa.Table:
-    try:
-        return _open(path).read(columns)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: damaged ({_first_line(error)}); preprocess again into a new folder") from error
-
-
-def _open(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file ({_first_line(error)}); preprocess again into a new folder") from error
-
-
-def read_row_group(path: Path, index: int, width: int) -> np.ndarray:
-    """Ids [rows, width] of one row group; the checksum of every page is compared on the way."""
-    try:
-        file = _open(path)
-        column = file.read_row_group(index, columns=["input_ids"])["input_ids"].combine_chunks()
-        # Not -1: a page whose header is damaged may be skipped without a word.
-        return column.flatten().to_numpy(zero_copy_only=False).reshape(file.metadata.row_group(index).num_rows, width)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(
-            f"{path}, row group {index}: damaged ({_first_line(error)}); "
-            f"run `hyena-glt validate-data {path.parent.parent}`, then preprocess again into a new folder"
-        ) from error
 
 
 def cut_rows(ids: np.ndarray, length: int) -> np.ndarray:
@@ -177,7 +139,3 @@ def add_specials(ids: np.ndarray) -> np.ndarray:
     filled = (ids != PAD).sum(axis=1)  # padding stands only at the end
     framed[np.arange(len(ids)), filled + 1] = SEP
     return framed
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..tokenizers import Tokenizer
 from .manifest import SCRATCH
+from .row_format import RowFormat
 from .windows import Cut, Regions, windows_between
 
 
@@ -51,6 +52,10 @@ class Job:
     compress: bool
     repeated_places: np.ndarray
     """int64, sorted: the windows, by the place of their first base, that repeat an earlier one."""
+
+    @property
+    def row_format(self) -> RowFormat:
+        return RowFormat(width=self.width, dtype=self.tokenizer.dtype)
 
     @property
     def width(self) -> int:

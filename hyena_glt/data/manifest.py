@@ -9,13 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from ..errors import DataError
 from ..files import atomic_write
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -74,16 +71,11 @@ class Manifest:
     tokenizer: Json
     tokenizer_sha256: str
     width: int
+    columns: tuple[str, ...]
+    """The columns of a row, in order."""
     inputs: tuple[InputFile, ...]
     splits: Mapping[str, SplitManifest]
     dropped: Dropped
-
-
-def row_schema(width: int, dtype: np.dtype) -> pa.Schema:
-    """Columns of a shard: `width` ids of `dtype` padded with PAD, the file, the record, the window's first base (0-based), its bases."""
-    ids = pa.list_(pa.field("element", pa.from_numpy_dtype(dtype), nullable=False), width)
-    columns = {"input_ids": ids, "source": pa.string(), "record": pa.string(), "start": pa.int64(), "length": pa.int32()}
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
 
 def canonical_json(value: Json) -> bytes:
@@ -116,10 +108,10 @@ def decode_manifest(content: bytes) -> Manifest:
     version = fields.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise ValueError(f"it has schema version {version}, and this version of hyena-glt reads {SCHEMA_VERSION}")
-    inputs = tuple(InputFile(**item) for item in fields.pop("inputs"))
+    columns, inputs = tuple(fields.pop("columns")), tuple(InputFile(**item) for item in fields.pop("inputs"))
     stored = fields.pop("splits")
     splits = {name: _split(stored[name]) for name in SPLITS if name in stored}
-    return Manifest(**fields, inputs=inputs, splits=splits)
+    return Manifest(**fields, columns=columns, inputs=inputs, splits=splits)
 
 
 def _split(fields: dict[str, Any]) -> SplitManifest:

@@ -60,7 +60,8 @@ def write(cfg: Config, plan: DataPlan, on_progress: OnProgress) -> Manifest:
     job.tokenizer.save(job.output / TOKENIZER)
     manifest = Manifest(
         config=sections(cfg), tokenizer=job.tokenizer.to_dict(), tokenizer_sha256=file_sha256(job.output / TOKENIZER), width=job.width,
-        inputs=plan.inputs, splits={split: summed for split, summed in splits.items() if summed.rows}, dropped=dropped,
+        columns=tuple(job.row_format.schema.names), inputs=plan.inputs,
+        splits={split: summed for split, summed in splits.items() if summed.rows}, dropped=dropped,
     )
     write_manifest(job.output, manifest)
     shutil.rmtree(job.output / SCRATCH)

@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from ..errors import DataError
 from ..tokenizers import Tokenizer, load_tokenizer
 from ..tokenizers.base import PAD
-from .manifest import MANIFEST, TOKENIZER, Manifest, Shard, SplitManifest, read_manifest, row_schema
+from .manifest import MANIFEST, TOKENIZER, Manifest, Shard, SplitManifest, read_manifest
+from .row_format import RowFormat, unpack
 
 
 def verify(folder: str | Path) -> list[str]:
@@ -36,8 +37,15 @@ def verify(folder: str | Path) -> list[str]:
     damage = [*_unknown_files(folder, manifest), *_tokenizer_damage(folder, manifest)]
     tokenizer = load_tokenizer(manifest.tokenizer)
     for split in manifest.splits.values():
-        damage += _split_damage(folder, split, tokenizer, manifest.width)
+        damage += _split_damage(folder, split, tokenizer, row_format(manifest, tokenizer))
     return damage
+
+
+def row_format(manifest: Manifest, tokenizer: Tokenizer) -> RowFormat:
+    """What the rows of a folder hold."""
+    return RowFormat(
+        width=manifest.width, dtype=tokenizer.dtype, weights="weights" in manifest.columns, labels="labels" in manifest.columns
+    )
 
 
 def _unknown_files(folder: Path, manifest: Manifest) -> Iterator[str]:
@@ -74,11 +82,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _split_damage(folder: Path, split: SplitManifest, tokenizer: Tokenizer, width: int) -> Iterator[str]:
+def _split_damage(folder: Path, split: SplitManifest, tokenizer: Tokenizer, rows: RowFormat) -> Iterator[str]:
     whole = True
     for shard in split.shards:
         problem = _file_damage(folder / shard.path, shard.size, shard.sha256)
-        problems = [problem] if problem else list(_shard_damage(folder / shard.path, shard, tokenizer, width))
+        problems = [problem] if problem else list(_shard_damage(folder / shard.path, shard, tokenizer, rows))
         whole = whole and not problems
         yield from problems
     sums = sum(shard.rows for shard in split.shards), sum(shard.tokens for shard in split.shards)
@@ -87,16 +95,16 @@ def _split_damage(folder: Path, split: SplitManifest, tokenizer: Tokenizer, widt
         yield f"{name}: its shards have {sums[0]:,} rows and {sums[1]:,} tokens, the manifest says {split.rows:,} and {split.tokens:,}"
 
 
-def _shard_damage(path: Path, shard: Shard, tokenizer: Tokenizer, width: int) -> Iterator[str]:
+def _shard_damage(path: Path, shard: Shard, tokenizer: Tokenizer, rows: RowFormat) -> Iterator[str]:
     """Damage in the rows of a shard whose bytes are those that the manifest was written for."""
     try:
         file = pq.ParquetFile(path)
-        if not file.schema_arrow.equals(row_schema(width, tokenizer.dtype)):
-            yield f"{path}: has other columns than {width} ids of {tokenizer.dtype}, source, record, start and length"
+        if not file.schema_arrow.equals(rows.schema):
+            yield f"{path}: has other columns than {rows.width} ids of {rows.dtype} and {', '.join(rows.schema.names[1:])}"
             return
         tokens = 0
         for group in range(file.num_row_groups):
-            tokens += yield from _row_group_damage(f"{path}, row group {group}", file.read_row_group(group), tokenizer, width)
+            tokens += yield from _row_group_damage(f"{path}, row group {group}", file.read_row_group(group), tokenizer)
     except (pa.ArrowException, OSError) as error:
         yield f"{path}: is not readable Parquet ({str(error).splitlines()[0]})"
         return
@@ -104,13 +112,13 @@ def _shard_damage(path: Path, shard: Shard, tokenizer: Tokenizer, width: int) ->
         yield f"{path}: has {file.metadata.num_rows:,} rows and {tokens:,} tokens, the manifest says {shard.rows:,} and {shard.tokens:,}"
 
 
-def _row_group_damage(where: str, rows: pa.Table, tokenizer: Tokenizer, width: int) -> Iterator[str]:
+def _row_group_damage(where: str, rows: pa.Table, tokenizer: Tokenizer) -> Iterator[str]:
     """Yields damage in the ids [rows, width] and lengths of one row group; returns the tokens counted."""
-    ids = rows["input_ids"].combine_chunks().flatten().to_numpy().reshape(-1, width)
+    ids = unpack(rows["input_ids"], tokenizer.dtype)
     filled = (ids != PAD).sum(axis=1)
     if ids.size and ids.max() >= tokenizer.num_ids:
         yield f"{where}: holds id {ids.max()}, outside the vocabulary of {tokenizer.num_ids} ids"
-    if ((ids == PAD) != (np.arange(width) >= filled[:, None])).any():
+    if ((ids == PAD) != (np.arange(ids.shape[1]) >= filled[:, None])).any():
         yield f"{where}: has padding before a token"
     if any(tokenizer.num_tokens(length) != tokens for length, tokens in zip(rows["length"].to_pylist(), filled.tolist(), strict=True)):
         yield f"{where}: has a row whose `length` does not fit its tokens"

@@ -108,7 +108,7 @@ def test_specials_are_added_to_each_piece_where_the_tokenizer_asks(tmp_path):
 def test_only_the_last_row_groups_stay_in_memory(whole, monkeypatch):
     opened = []
     read_row_group = dataset.read_row_group
-    monkeypatch.setattr(dataset, "read_row_group", lambda path, index, width: opened.append(index) or read_row_group(path, index, width))
+    monkeypatch.setattr(dataset, "read_row_group", lambda path, index, *what: opened.append(index) or read_row_group(path, index, *what))
     rows = open_rows(str(whole), "train", cached_row_groups=2)
     for row in (0, 4, 5, 0, 10, 0, 5):  # groups 0 0 1 0 2 0 1: 1 was asked for longest ago when 2 came
         rows.read(np.array([row]))
@@ -162,7 +162,7 @@ def test_rows_of_another_width_than_the_manifest_has(folder):
     manifest = read_manifest(folder)
     object.__setattr__(manifest, "width", 16)
     write_manifest(folder, manifest)
-    with pytest.raises(DataError, match=r"row group 0: damaged \(cannot reshape array of size 100 into shape \(5,16\)\)"):
+    with pytest.raises(DataError, match=r"row group 0: damaged \(input_ids is 5 x 20, wanted 5 x 16\)"):
         open_rows(str(folder), "train").read(np.array([0]))
 
 
@@ -194,7 +194,7 @@ def test_no_flipped_byte_among_the_ids_gives_other_ids(tmp_path, compress):
         except DataError as error:
             assert f"{path}, row group 0: damaged (" in str(error) and f"run `hyena-glt validate-data {folder}`" in str(error)
             checksum_errors += "CRC checksum verification failed" in str(error)
-    assert checksum_errors > len(places)  # of two flips a byte: most bytes are content, not header
+    assert checksum_errors > len(places) / 2  # of two flips a byte: these small pages have as much header as content
 
     last = places.stop - 1  # content for certain
     assert last > page

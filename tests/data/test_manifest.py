@@ -25,6 +25,7 @@ SHARD = Shard(path="train/part-00000.parquet", rows=2, tokens=16, size=9, sha256
 MANIFEST = Manifest(
     config={"preprocessing": {"max_length": 8, "input_path": ["a.fa"]}, "tokenization": {}, "output": {}},
     tokenizer={"kind": "char"}, tokenizer_sha256="1" * 64, width=8, dropped={"short_windows": {"windows": 1, "bases": 3}},
+    columns=("input_ids", "source", "record", "start", "length"),
     inputs=(InputFile(path="a.fa", size=20, sha256="2" * 64, records=1, bases=19),),
     splits={"train": SplitManifest(rows=2, tokens=16, bases=16, shards=(SHARD,))},
 )
@@ -58,10 +59,10 @@ def test_damage(tmp_path, content, sentence):
 
 
 def test_another_schema_version(tmp_path, monkeypatch):
-    monkeypatch.setattr("hyena_glt.data.manifest.SCHEMA_VERSION", 2)
+    monkeypatch.setattr("hyena_glt.data.manifest.SCHEMA_VERSION", 3)
     write_manifest(tmp_path, MANIFEST)
     monkeypatch.undo()
-    with pytest.raises(DataError, match="it has schema version 2, and this version of hyena-glt reads 1"):
+    with pytest.raises(DataError, match="it has schema version 3, and this version of hyena-glt reads 2"):
         read_manifest(tmp_path)
 
 

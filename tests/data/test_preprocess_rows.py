@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from hyena_glt.config import Config, OutputConfig, PreprocessingConfig, SplitConfig, TokenizationConfig
 from hyena_glt.data.dedup import find_repeats, hash_file, load_hashes, store_hashes
 from hyena_glt.data.index import index_file, join
-from hyena_glt.data.manifest import Dropped, row_schema
+from hyena_glt.data.manifest import Dropped
 from hyena_glt.data.plan import DataPlan, make_plan, prepare
+from hyena_glt.data.row_format import RowFormat
 from hyena_glt.data.shards import write_shard
 from hyena_glt.errors import DataError
 from tests.data.reference import Row, expected_rows
@@ -43,9 +44,9 @@ def run_in_process(cfg: Config, buckets: int) -> tuple[dict[str, list[Row]], Dro
     for task, part in written:
         if part.shard:
             table = pq.read_table(job.output / part.shard.path)
-            assert table.schema.equals(row_schema(job.width, job.tokenizer.dtype))
+            assert table.schema.equals(RowFormat(width=job.width, dtype=job.tokenizer.dtype).schema)
             assert 0 < table.num_rows == part.shard.rows <= cfg.output.chunk_size
-            rows[task.split] += [unpad(row) for row in table.to_pylist()]
+            rows[task.split] += [unpad(row, job.tokenizer.dtype) for row in table.to_pylist()]
     dropped = dict(plan.dropped)
     for _, part in written:
         for reason, counts in part.dropped.items():
@@ -53,8 +54,8 @@ def run_in_process(cfg: Config, buckets: int) -> tuple[dict[str, list[Row]], Dro
     return rows, dropped, plan
 
 
-def unpad(row: dict) -> Row:
-    ids = row["input_ids"]
+def unpad(row: dict, dtype: np.dtype) -> Row:
+    ids = np.frombuffer(row["input_ids"], dtype).tolist()
     filled = len(ids) - ids.count(0)
     assert 0 not in ids[:filled]
     return row["source"], row["record"], row["start"], row["length"], tuple(ids[:filled])

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -23,6 +24,7 @@ from hyena_glt.data.manifest import read_manifest
 from hyena_glt.data.plan import prepare
 from hyena_glt.data.resume import claim
 from hyena_glt.errors import ConfigError, DataError, HyenaError
+from hyena_glt.tokenizers import load_tokenizer
 from pipelines._ray import start_ray
 from pipelines.preprocess import preprocess
 from pipelines.validate import validate_data
@@ -50,10 +52,12 @@ def settings(inputs: Path, output: Path, **changes: object) -> Config:
 def stored_rows(folder: Path) -> dict[str, list[Row]]:
     """The rows that the manifest names, in its order."""
     rows: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
-    for split, part in read_manifest(folder).splits.items():
+    manifest = read_manifest(folder)
+    dtype = load_tokenizer(manifest.tokenizer).dtype
+    for split, part in manifest.splits.items():
         for shard in part.shards:
             for row in pq.read_table(folder / shard.path).to_pylist():
-                ids = tuple(token for token in row["input_ids"] if token)
+                ids = tuple(token for token in np.frombuffer(row["input_ids"], dtype).tolist() if token)
                 rows[split].append((row["source"], row["record"], row["start"], row["length"], ids))
     return rows
 
