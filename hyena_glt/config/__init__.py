@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from .dump import changed_settings, config_to_dict, dump_config
 from .loader import config_from_dict, load_config
+from .preprocessing import (
+    GoTermsConfig,
+    LabelRegionsConfig,
+    NearDuplicatesConfig,
+    PreprocessingConfig,
+    RegionsConfig,
+    SplitConfig,
+    VariantsConfig,
+    WeightRegionsConfig,
+)
 from .sources import overridden
 from .tree import (
     CausalLMConfig,
@@ -18,9 +28,7 @@ from .tree import (
     ModelConfig,
     NextSentencePredictionConfig,
     OutputConfig,
-    PreprocessingConfig,
     SequenceOrderPredictionConfig,
-    SplitConfig,
     TasksConfig,
     TokenizationConfig,
     TrainingConfig,
@@ -35,13 +43,17 @@ __all__ = [
     "Config",
     "CurriculumConfig",
     "DataConfig",
+    "GoTermsConfig",
     "HardwareConfig",
+    "LabelRegionsConfig",
     "LoggingConfig",
     "MaskedLMConfig",
     "ModelConfig",
+    "NearDuplicatesConfig",
     "NextSentencePredictionConfig",
     "OutputConfig",
     "PreprocessingConfig",
+    "RegionsConfig",
     "SequenceOrderPredictionConfig",
     "SplitConfig",
     "Stage",
@@ -50,6 +62,8 @@ __all__ = [
     "TokenizationConfig",
     "TrainingConfig",
     "TuneConfig",
+    "VariantsConfig",
+    "WeightRegionsConfig",
     "active_tasks",
     "changed_settings",
     "config_from_dict",

@@ -5,112 +5,13 @@ The string under a field is its help text. Loading from YAML and the command lin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Literal
 
-from ..dna import SequenceType
+from .preprocessing import PreprocessingConfig
+from .rules import above_zero, at_least, fraction, require, share, unused
 
 MixerKind = Literal["hyena", "se", "mr", "li", "attention"]
-
-
-def require(*rules: tuple[bool, str]) -> None:
-    """Refuse a section, a line for each rule that does not hold; the loader puts the dotted path in front.
-
-    A rule is (holds, message), and a message begins with the name of the field.
-    """
-    broken = [message for holds, message in rules if not holds]
-    if broken:
-        raise ValueError("\n".join(broken))
-
-
-def at_least(low: float, section: object, *names: str) -> list[tuple[bool, str]]:
-    """Rules: each named field is at least `low`, or null."""
-    values = [(name, getattr(section, name)) for name in names]
-    return [(value is None or value >= low, f"{name} must be at least {low}, got {value}") for name, value in values]
-
-
-def above_zero(section: object, *names: str) -> list[tuple[bool, str]]:
-    """Rules: each named field is positive, or null."""
-    values = [(name, getattr(section, name)) for name in names]
-    return [(value is None or value > 0, f"{name} must be positive, got {value}") for name, value in values]
-
-
-def fraction(section: object, *names: str) -> list[tuple[bool, str]]:
-    """Rules: each named field is at least 0 and below 1."""
-    values = [(name, getattr(section, name)) for name in names]
-    return [(0 <= value < 1, f"{name} must be at least 0 and below 1, got {value}") for name, value in values]
-
-
-def unused(section: object, reason: str, *names: str) -> list[tuple[bool, str]]:
-    """Rules: each named field is at its default, because nothing will read it; `reason` says why."""
-    defaults = {field.name: field.default for field in fields(section)}  # type: ignore[arg-type]
-    values = [(name, getattr(section, name)) for name in names]
-    return [(value == defaults[name], f"{name} ({value}) has no effect {reason}; remove it") for name, value in values]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SplitConfig:
-    """How records are divided into train, val and test."""
-
-    by: Literal["record", "named", "tail"] = "record"
-    """`record`: seeded hash of the record; `named`: the records listed; `tail`: the last fraction of each record."""
-    val: float = 0.05
-    """Fraction for validation (`record`, `tail`); 0 makes no such split."""
-    test: float = 0.05
-    """Fraction for test (`record`, `tail`); 0 makes no such split."""
-    val_records: tuple[str, ...] = ()
-    """Record names for validation (`named`)."""
-    test_records: tuple[str, ...] = ()
-    """Record names for test (`named`)."""
-    seed: int = 0
-    """Seed of the record hash (`record`)."""
-
-    def __post_init__(self) -> None:
-        named = bool(self.val_records or self.test_records)
-        both = sorted(set(self.val_records) & set(self.test_records))
-        require(
-            *fraction(self, "val", "test"),
-            (self.val + self.test < 1, f"val ({self.val}) and test ({self.test}) leave nothing to train on"),
-            (named or self.by != "named", "by: named needs val_records or test_records"),
-            (not named or self.by == "named", f"by: val_records and test_records go with `by: named`, got {self.by}"),
-            (not both, f"val_records and test_records both hold {', '.join(both)}"),
-            *(unused(self, f"with `by: {self.by}`, which draws no records", "seed") if self.by != "record" else ()),
-            *(unused(self, "with `by: named`, which lists records", "val", "test") if self.by == "named" else ()),
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PreprocessingConfig:
-    """From FASTA to clean windows."""
-
-    input_path: str | tuple[str, ...] = ()
-    """FASTA files (plain, gzip, bgzip), folders or globs."""
-    sequence_type: SequenceType = "dna"
-    """What the letters are."""
-    max_length: int = 1024
-    """Bases (residues for protein) in a window."""
-    min_length: int = 1
-    """Windows shorter than this are dropped and counted."""
-    remove_duplicates: bool = True
-    """Drop exact repeats: whole records first, then windows; the first stays."""
-    filter_n_bases: bool = True
-    """Drop windows with more than `max_ambiguous_fraction` ambiguous bases; false keeps all."""
-    max_ambiguous_fraction: float = 0.05
-    """Largest share of ambiguous letters (N, IUPAC; B J X Z * for protein) in a window that stays."""
-    soft_masked: Literal["keep", "weight", "drop"] = "keep"
-    """Lower-case stretches: `keep` reads them as upper case; `weight` and `drop` are not built yet."""
-    split: SplitConfig = field(default_factory=SplitConfig)
-
-    def __post_init__(self) -> None:
-        share = self.max_ambiguous_fraction
-        require(
-            (
-                1 <= self.min_length <= self.max_length,
-                f"min_length ({self.min_length}) must lie between 1 and max_length ({self.max_length})",
-            ),
-            (0 <= share <= 1, f"max_ambiguous_fraction must lie between 0 and 1, got {share}"),
-            *(unused(self, "with `filter_n_bases: false`, which keeps all", "max_ambiguous_fraction") if not self.filter_n_bases else ()),
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,7 +50,7 @@ class OutputConfig:
     path: str | None = None
     """Folder for shards, manifest and tokenizer."""
     format: Literal["parquet", "hdf5"] = "parquet"
-    """`hdf5` is not built yet."""
+    """`parquet`: shards; `hdf5`: one file a split, such as train.h5."""
     chunk_size: int = 10_000
     """Rows a shard, at most."""
     compress: bool = True
@@ -289,10 +190,18 @@ class TrainingConfig:
 class DataConfig:
     """What training and evaluation read."""
 
-    train_path: str | None = None
-    """A preprocessing output (its train split) or a split folder."""
-    val_path: str | None = None
-    """A preprocessing output (its val split) or a split folder; default: beside train_path."""
+    train_path: str | tuple[str, ...] | None = None
+    """A preprocessing output (its train split), a split folder or an .h5 file; several are mixed."""
+    val_path: str | tuple[str, ...] | None = None
+    """The same for validation (val split); default: beside train_path."""
+    mixture_weights: tuple[float, ...] = ()
+    """Share of rows drawn from each of several `train_path`, in their order; default: by their tokens."""
+    mixture_temperature: float = 1.0
+    """T: shares go as weight ** (1 / T); 1 keeps them, larger ones draw more from small datasets."""
+    reverse_complement: float = 0.0
+    """Probability that a training row is read from the other strand (dna, rna)."""
+    max_shift: int = 0
+    """A training row starts 0 to this many tokens later, by chance, going on into the next row of its record."""
     eval_data: str | None = None
     """What `evaluate` reads: a split folder, or a preprocessing output (its test split)."""
     sequence_length: int | None = None
@@ -301,7 +210,18 @@ class DataConfig:
     """Row groups that are shuffled together."""
 
     def __post_init__(self) -> None:
-        require(*at_least(2, self, "sequence_length"), *at_least(1, self, "shuffle_row_groups"))
+        paths = len(self.train_path) if isinstance(self.train_path, tuple) else 1
+        weights = self.mixture_weights
+        require(
+            *at_least(2, self, "sequence_length"), *at_least(1, self, "shuffle_row_groups"),
+            *at_least(0, self, "max_shift"), *above_zero(self, "mixture_temperature"), *share(self, "reverse_complement"),
+            (
+                not weights or len(weights) == paths,
+                f"mixture_weights needs one number for each of the {paths} train_path, got {len(weights)}",
+            ),
+            (all(weight > 0 for weight in weights), f"mixture_weights must be positive, got {', '.join(map(str, weights))}"),
+            *(unused(self, "with a single train_path", "mixture_weights", "mixture_temperature") if paths == 1 else ()),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -45,9 +45,18 @@ def not_built(cfg: Config, stage: Stage) -> list[str]:
 
 
 def _preprocess(cfg: Config) -> Iterator[str]:
-    soft_masked, inputs = cfg.preprocessing.soft_masked, cfg.preprocessing.input_path
-    if soft_masked != "keep":
-        yield f"preprocessing.soft_masked: {soft_masked} is not built yet; set it to keep"
+    pre, inputs = cfg.preprocessing, cfg.preprocessing.input_path
+    if pre.soft_masked != "keep":
+        yield f"preprocessing.soft_masked: {pre.soft_masked} is not built yet; set it to keep"
+    if pre.split.by not in ("record", "named", "tail"):
+        yield f"preprocessing.split.by: {pre.split.by} is not built yet; set it to record, named or tail"
+    if pre.split.max_leakage is not None:
+        yield "preprocessing.split.max_leakage is not built yet; remove it"
+    for name in ("near_duplicates", "variants", "select_regions", "label_regions", "weight_regions", "go_terms"):
+        if getattr(pre, name) is not None:
+            yield f"preprocessing.{name} is not built yet; remove it"
+    if pre.max_low_complexity_fraction is not None:
+        yield "preprocessing.max_low_complexity_fraction is not built yet; remove it"
     if cfg.output.format != "parquet":
         yield f"output.format: {cfg.output.format} is not built yet; set it to parquet"
     for path in (inputs,) if isinstance(inputs, str) else inputs:
@@ -70,6 +79,10 @@ def _pretrain(cfg: Config) -> Iterator[str]:
         yield "curriculum is not built yet; remove it"
     if cfg.compression is not None and cfg.compression.method is not None:
         yield f"compression.method: {cfg.compression.method} is not built yet; remove it"
+    if isinstance(cfg.data.train_path, tuple):
+        yield "data.train_path: mixing several datasets is not built yet; name one"
+    if cfg.data.reverse_complement or cfg.data.max_shift:
+        yield "data.reverse_complement and data.max_shift are not built yet; remove them"
     yield from _read_path("data.train_path", cfg.data.train_path)
     yield from _read_path("data.val_path", cfg.data.val_path)
     yield from _remote("training.output_dir", cfg.training.output_dir)
@@ -85,10 +98,11 @@ def _sweep(cfg: Config) -> Iterator[str]:
         yield f"tune.space: {cfg.tune.space} is not built yet, nor are other sweeps; remove it"
 
 
-def _read_path(setting: str, path: str | None) -> Iterator[str]:
-    if path is not None and path.endswith((".h5", ".hdf5")):
-        yield f"{setting}: reading HDF5 files ({path}) is not built yet; give the folder that `hyena-glt preprocess` wrote"
-    yield from _remote(setting, path)
+def _read_path(setting: str, paths: str | tuple[str, ...] | None) -> Iterator[str]:
+    for path in (paths,) if isinstance(paths, str) else paths or ():
+        if path.endswith((".h5", ".hdf5")):
+            yield f"{setting}: reading HDF5 files ({path}) is not built yet; give the folder that `hyena-glt preprocess` wrote"
+        yield from _remote(setting, path)
 
 
 def _remote(setting: str, path: str | None) -> Iterator[str]:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from ..config.preprocessing import SplitConfig
 from ..config.settings import suggest
-from ..config.tree import SplitConfig
 from ..errors import ConfigError
 from .manifest import SPLITS
 

@@ -69,6 +69,8 @@ def trees(draw) -> Config:
     }
     bound |= {"hyena_filter_order", "hyena_filter_shift", "se_taps", "mr_taps", "li_poles", "filter_n_bases", "num_gpus"}
     bound |= {"precision", "mixed_precision", "offload_optimizer", "offload_parameters", "train_workers", "max_position_embeddings"}
+    bound |= {"soft_masked", "soft_masked_weight", "near_duplicates", "variants", "select_regions", "label_regions"}
+    bound |= {"weight_regions", "go_terms", "train_path", "mixture_weights", "mixture_temperature"}
     for name in ("preprocessing", "tokenization", "output", "model", "training", "data", "hardware", "logging", "cluster"):
         section = getattr(cfg, name)
         declared = get_type_hints(type(section))
@@ -76,6 +78,17 @@ def trees(draw) -> Config:
         drawn = {key: draw(st.one_of(*map(values_of, options(kind)))) for key, kind in free.items()}
         cfg = replace(cfg, **{name: replace(section, **drawn)})
     return cfg
+
+
+def test_sections_that_are_off_by_default_come_back():
+    regions = {"path": ["a.gff3", "b.bed"], "types": ["exon"], "anchor": "start", "upstream": 100}
+    given = {
+        "near_duplicates": {"threshold": 0.8}, "variants": {"path": "a.vcf.gz", "regions": ["20:1-1000"]}, "select_regions": regions,
+        "label_regions": regions | {"label_by": "gene_biotype"}, "weight_regions": regions | {"weight": 0.5},
+    }
+    cfg = config_from_dict({"preprocessing": given})
+    assert cfg.preprocessing.label_regions.label_by == "gene_biotype"
+    assert config_from_dict(config_to_dict(cfg)) == cfg
 
 
 @given(trees())

@@ -185,7 +185,8 @@ def test_all_problems_at_once(here):
     assert problems(text, "model.num_layers=x", "hardware.zero=1") == [
         "training.batch_size: found many, wanted a whole number (a.yaml, line 2)",
         "training.warmup_step: unknown setting; did you mean training.warmup_steps? (a.yaml, line 3)",
-        "preprocessing.split.by: found tial, wanted record, named or tail; did you mean tail? (a.yaml, line 7)",
+        "preprocessing.split.by: found tial, wanted record, named, tail, chromosome, file, interval or cluster; "
+        "did you mean tail? (a.yaml, line 7)",
         "model.num_layers: found x, wanted a whole number (override)",
         "hardware.zero: unknown setting; did you mean hardware.zero_stage? (override)",
         "preprocessing.min_length (0) must lie between 1 and max_length (1024)",

@@ -114,6 +114,33 @@ from hyena_glt.errors import ConfigError
             "tokenization.stride (1024) must be at most 1000, "
             "so that windows of preprocessing.max_length (1024) share tokenization.overlap (24)",
         ),
+        (
+            "preprocessing.split.by=interval",
+            "preprocessing.split.by: interval needs val_intervals or test_intervals",
+        ),
+        (
+            "preprocessing.split.val_intervals=[chr1:1-100]",
+            "preprocessing.split.by: val_intervals and test_intervals go with `by: interval`, got record",
+        ),
+        (
+            "preprocessing.split.cluster_threshold=0.3",
+            "preprocessing.split.cluster_threshold (0.3) has no effect with `by: record`; remove it",
+        ),
+        ("preprocessing.split.max_leakage=2", "preprocessing.split.max_leakage must lie between 0 and 1, got 2.0"),
+        ("preprocessing.near_duplicates.threshold=0", "preprocessing.near_duplicates.threshold must be above 0 and at most 1, got 0.0"),
+        ("preprocessing.near_duplicates.num_hashes=4", "preprocessing.near_duplicates.num_hashes must lie between 16 and 1024, got 4"),
+        ("preprocessing.variants.samples=[HG00096]", "preprocessing.variants.path: name the VCF files"),
+        ("preprocessing.weight_regions.weight=-1", "preprocessing.weight_regions.path: name GFF3, GTF or BED files"),
+        (
+            "preprocessing.soft_masked_weight=0.5",
+            "preprocessing.soft_masked_weight (0.5) has no effect with `soft_masked: keep`; remove it",
+        ),
+        (
+            "preprocessing.go_terms.path=a.gaf",
+            "preprocessing.go_terms: these are of proteins, and sequence_type is dna; remove the section",
+        ),
+        ("data.mixture_weights=[1,2]", "data.mixture_weights needs one number for each of the 1 train_path, got 2"),
+        ("data.reverse_complement=1.5", "data.reverse_complement must lie between 0 and 1, got 1.5"),
         ("data.sequence_length=2048", "data.sequence_length (2048) must be at most model.max_position_embeddings (1024)"),
     ],
 )

@@ -16,8 +16,12 @@ NO_KMER = np.uint64(2**64 - 1)
 """The hash where a k-mer would hold an ambiguous letter; no k-mer has it."""
 MAX_K: dict[SequenceType, int] = {"dna": 31, "rna": 31, "protein": 12}
 """The longest k-mer of each sequence type: its number stays below 2^62."""
-CHUNK = 1 << 14
+CHUNK = 1 << 16
 """K-mers that are hashed at once: few enough to stay in a core's cache."""
+
+# glibc hands freed arrays of this size back to the system and takes them again page fault by page fault, which costs more than
+# the arithmetic. Once a block of nearly 32 MiB, its highest threshold, was freed, it keeps smaller ones.
+np.empty(31 << 20, np.uint8)
 
 _BITS = {"dna": 2, "rna": 2, "protein": 5}
 _KEY = np.uint64(0x9E3779B97F4A7C15)
