@@ -72,7 +72,7 @@ def describe_plan(plan: DataPlan) -> Result:
         "inputs": len(plan.inputs),
         "records": sum(item.records for item in plan.inputs),
         "bases": plan.num_bases,
-        "width": plan.job.width,
+        "width": plan.job.row_format.width,
         "tokenizer": plan.job.tokenizer.to_dict(),
         "splits": splits,
         "dropped": plan.dropped,

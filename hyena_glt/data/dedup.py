@@ -14,11 +14,12 @@ import numpy as np
 import ray
 import ray.data
 
-from .job import Job, Task, why_dropped, windows_of
+from .blocks import Block, blocks_of, drop_reasons
+from .fasta import DIGEST_BYTES
+from .job import Job, Task
 from .manifest import SCRATCH
 from .stages import Row, result_tables, results, task_rows
 
-DIGEST_BYTES = 16
 WINDOWS_PER_BUCKET = 1_000_000
 """Windows whose hashes are compared in one task, 24 bytes each."""
 
@@ -72,12 +73,19 @@ def store_hashes(job: Job, task: Task) -> None:
     target = hash_file(job, task)
     if target.exists():
         return
-    kept = [window for window in windows_of(job, task) if why_dropped(window.letters, job.filters) is None]
-    digests = split_digests(hashlib.blake2b(window.letters, digest_size=DIGEST_BYTES).digest() for window in kept)
+    hashes = [_hashes(block.take(~np.any(list(drop_reasons(block, job.filters).values()), axis=0))) for block in blocks_of(job, task)]
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".unfinished.npy")
-    np.save(unfinished, np.column_stack([digests, np.array([window.place for window in kept], np.uint64)]))
+    np.save(unfinished, np.concatenate(hashes))
     unfinished.replace(target)
+
+
+def _hashes(block: Block) -> np.ndarray:
+    """uint64 [W, 3]: two halves of each window's digest, and its place."""
+    letters, width = memoryview(block.letters_WL.tobytes()), block.letters_WL.shape[1]
+    ends = zip(range(0, len(letters), width), block.length_W.tolist(), strict=True)
+    digests = (hashlib.sha256(letters[start : start + length]).digest()[:DIGEST_BYTES] for start, length in ends)
+    return np.column_stack([split_digests(digests), block.place_W.astype(np.uint64)])
 
 
 def repeats_of(files: ray.data.Dataset, num_buckets: int) -> ray.data.Dataset:

@@ -14,13 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
+import numpy as np
+
 from ..dna import ALPHABETS, SequenceType
 from ..errors import DataError
 
-CHUNK_BYTES = 1 << 22
+CHUNK_BYTES = 1 << 20
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 """The empty block that ends every whole bgzip file."""
 BLANK = b" \t\r\n\v\f"
+HEADER, NEWLINE = b">\n"
+DIGEST_BYTES = 16
 LETTERS: dict[str, bytes] = {
     "dna": b"ACGTUNRYSWKMBDHV",
     "rna": b"ACGTUNRYSWKMBDHV",
@@ -33,18 +37,24 @@ class Record(NamedTuple):
     """One FASTA record; `offset` is where its bases begin in the sink."""
 
     name: str
-    line: int
     offset: int
     length: int
     digest: bytes
-    """16 bytes, BLAKE2b of the clean letters."""
+    """16 bytes, of the clean letters."""
+
+
+class Contents(NamedTuple):
+    """What a file holds: its records in order, and its lower-case (soft-masked) stretches [K, 2], in bases of the sink."""
+
+    records: list[Record]
+    lower_case: np.ndarray
 
 
 class Piece(NamedTuple):
-    """A whole header line, or some bytes of the lines below it; `line` is where the piece starts, from 1."""
+    """A whole header line, or some bytes of the lines below it; `offset` is where it begins in the uncompressed file."""
 
     is_header: bool
-    line: int
+    offset: int
     text: bytes
 
 
@@ -53,31 +63,42 @@ def unambiguous(sequence_type: SequenceType) -> bytes:
     return ALPHABETS[sequence_type] if sequence_type == "protein" else b"ACGTU"
 
 
-def read_fasta(path: Path, sequence_type: SequenceType, sink: BinaryIO | None = None) -> list[Record]:
-    """The records of a file in order, their clean letters written to `sink`.
+def read_fasta(path: Path, sequence_type: SequenceType, sink: BinaryIO | None = None, *, find_lower_case: bool = False) -> Contents:
+    """The records of a file, their clean letters written to `sink`, and its lower-case stretches if they are asked for.
 
     Raises DataError, with file, record and line, when the file is empty, cut short or not FASTA, when a letter is none of the
     sequence type's, and when two records share a name.
     """
     upper = _upper_table(sequence_type)
     records: list[Record] = []
-    name, start, offset, written, digest = "", 1, 0, 0, hashlib.blake2b(digest_size=16)
+    offsets: dict[str, int] = {}
+    lower_case = [np.empty((0, 2), np.int64)]
+    name, begin, written, digest = "", 0, 0, hashlib.sha256()
     for piece in _pieces(path):
         if piece.is_header:
             if name:
-                records.append(Record(name, start, offset, written - offset, digest.digest()))
-            name, start, offset, digest = _name(path, piece), piece.line, written, hashlib.blake2b(digest_size=16)
+                records.append(Record(name, begin, written - begin, digest.digest()[:DIGEST_BYTES]))
+            name, begin, digest = _name(path, piece), written, hashlib.sha256()
+            _refuse_repeated_name(path, name, offsets, piece)
             continue
         letters = piece.text.translate(upper, BLANK)
         if b"\0" in letters:
             _refuse_letter(path, name, piece, upper, sequence_type)
+        if find_lower_case:
+            lower_case.append(written + _lower_case(piece.text))
         digest.update(letters)
         written += len(letters)
         if sink:
             sink.write(letters)
-    records.append(Record(name, start, offset, written - offset, digest.digest()))
-    _refuse_repeated_names(path, records)
-    return records
+    records.append(Record(name, begin, written - begin, digest.digest()[:DIGEST_BYTES]))
+    return Contents(records, np.concatenate(lower_case))
+
+
+def _lower_case(text: bytes) -> np.ndarray:
+    """First base and end of each lower-case stretch of some lines [K, 2]; one that goes on behind them comes in parts."""
+    is_lower = np.frombuffer(text.translate(None, BLANK), np.uint8) & 0x20
+    turns = np.flatnonzero(np.diff(is_lower, prepend=0, append=0))
+    return turns.reshape(-1, 2)
 
 
 def _upper_table(sequence_type: SequenceType) -> bytes:
@@ -88,33 +109,40 @@ def _upper_table(sequence_type: SequenceType) -> bytes:
 
 def _pieces(path: Path) -> Iterator[Piece]:
     """Cut a file into headers and what stands below them; DataError if it does not start like FASTA."""
-    line, at_line_start, held, begun = 1, True, b"", False
+    read, held, at_line_start, begun = 0, b"", True, False
     for chunk in _chunks(path):
-        chunk, held = held + chunk, b""
+        chunk, held, first = held + chunk, b"", read - len(held)
+        read = first + len(chunk)
+        start = 0
         if not begun:
-            line += chunk[: len(chunk) - len(chunk.lstrip())].count(b"\n")
-            chunk = chunk.lstrip()
-            begun = bool(chunk)
-            _refuse_other_formats(path, chunk, line)
-        while chunk:
-            is_header = at_line_start and chunk.startswith(b">")
-            end = chunk.find(b"\n" if is_header else b"\n>") + 1
-            if is_header and not end:
-                held = chunk
+            start = len(chunk) - len(chunk.lstrip())
+            begun = start < len(chunk)
+            _refuse_other_formats(path, chunk[start:], first + start)
+        while start < len(chunk):
+            is_header = at_line_start and chunk[start] == HEADER
+            end = chunk.find(b"\n", start) + 1 if is_header else _next_header(chunk, start)
+            if not end:
+                held = chunk[start:]
                 break
-            text, chunk = (chunk[:end], chunk[end:]) if end else (chunk, b"")
-            yield Piece(is_header, line, text)
-            line += text.count(b"\n")
-            at_line_start = text.endswith(b"\n")
+            yield Piece(is_header, first + start, chunk[start:end])
+            at_line_start, start = chunk[end - 1] == NEWLINE, end
     if held:
-        yield Piece(True, line, held)
+        yield Piece(True, read - len(held), held)
     if not begun:
         raise DataError(f"{path}: is empty; remove it from preprocessing.input_path or put FASTA into it")
 
 
+def _next_header(chunk: bytes, start: int) -> int:
+    """Where the next line behind `start` that begins with '>' does; the end of the chunk if none does."""
+    at = chunk.find(b">", start + 1)
+    while at > 0 and chunk[at - 1] != NEWLINE:
+        at = chunk.find(b">", at + 1)
+    return at if at > 0 else len(chunk)
+
+
 def _chunks(path: Path) -> Iterator[bytes]:
     """The uncompressed bytes of a file; DataError when a compressed one is cut short or damaged."""
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         start = file.read(18)
         file.seek(0)
         if start[:2] != b"\x1f\x8b":
@@ -142,19 +170,30 @@ def _ends_with(file: BinaryIO, end: bytes) -> bool:
     return file.read() == end
 
 
-def _refuse_other_formats(path: Path, start: bytes, line: int) -> None:
+def _line_at(path: Path, offset: int) -> int:
+    """The line, from 1, of a byte of the uncompressed file; for messages alone, so that reading need not count lines."""
+    line, left = 1, offset
+    for chunk in _chunks(path):
+        line, left = line + chunk[:left].count(b"\n"), left - len(chunk)
+        if left <= 0:
+            break
+    return line
+
+
+def _refuse_other_formats(path: Path, start: bytes, offset: int) -> None:
     """DataError unless the first line that is not blank begins a record."""
     if start and not start.startswith(b">"):
         kind = " (this looks like FASTQ)" if start.startswith(b"@") else " (this looks like GenBank)" if start.startswith(b"LOCUS") else ""
         shown = start.split(b"\n", 1)[0][:40]
-        raise DataError(f"{path}: is not FASTA: line {line} is {shown!r}{kind}, a record starts with '>'; convert the file or leave it out")
+        found = f"line {_line_at(path, offset)} is {shown!r}{kind}"
+        raise DataError(f"{path}: is not FASTA: {found}, a record starts with '>'; convert the file or leave it out")
 
 
 def _name(path: Path, header: Piece) -> str:
     """The first word of a header line."""
     words = header.text[1:].split(maxsplit=1)
     if not words:
-        raise DataError(f"{path}, line {header.line}: the record has no name; write one behind '>'")
+        raise DataError(f"{path}, line {_line_at(path, header.offset)}: the record has no name; write one behind '>'")
     return words[0].decode("utf-8", errors="backslashreplace")
 
 
@@ -170,13 +209,12 @@ def _refuse_letter(path: Path, name: str, piece: Piece, upper: bytes, sequence_t
         problem = f"{letter.decode()!r} is not a letter of {sequence_type}; correct it, or set preprocessing.sequence_type to protein"
     else:
         problem = f"{letter!r} is not a letter of {sequence_type}; correct the file or leave it out"
-    line = piece.line + piece.text.count(b"\n", 0, at)
-    raise DataError(f"{path}, record {name!r}, line {line}: {problem}")
+    raise DataError(f"{path}, record {name!r}, line {_line_at(path, piece.offset + at)}: {problem}")
 
 
-def _refuse_repeated_names(path: Path, records: list[Record]) -> None:
-    lines: dict[str, int] = {}
-    for record in records:
-        first = lines.setdefault(record.name, record.line)
-        if first != record.line:
-            raise DataError(f"{path}, line {record.line}: a record on line {first} is named {record.name!r} too; rename one of them")
+def _refuse_repeated_name(path: Path, name: str, offsets: dict[str, int], header: Piece) -> None:
+    """DataError if a record before has this name; `offsets` is where each record begins."""
+    if name in offsets:
+        first, line = _line_at(path, offsets[name]), _line_at(path, header.offset)
+        raise DataError(f"{path}, line {line}: a record on line {first} is named {name!r} too; rename one of them")
+    offsets[name] = header.offset

@@ -66,12 +66,12 @@ def index_file(file: pa.Table, *, sequence_type: SequenceType, output: Path | No
     """The records of one file (a table of one row: number, path) in order; its clean letters are written and renamed."""
     number, path = file["number"][0].as_py(), Path(file["path"][0].as_py())
     if output is None:
-        records = read_fasta(path, sequence_type)
+        records = read_fasta(path, sequence_type).records
     else:
         target = bases_file(output, number)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.with_suffix(".unfinished").open("wb") as sink:
-            records = read_fasta(path, sequence_type, sink)
+        with target.with_suffix(".unfinished").open("wb", buffering=0) as sink:
+            records = read_fasta(path, sequence_type, sink).records
         target.with_suffix(".unfinished").replace(target)
     return _table(number, records)
 

@@ -9,10 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..dna import SequenceType
 from ..tokenizers import Tokenizer
 from .manifest import SCRATCH
 from .row_format import RowFormat
-from .windows import Cut, Regions, windows_between
+from .windows import Cut, Regions
+
+ROW_GROUP_TOKENS = 1 << 20
+"""Tokens in a row group, about: what a task and a reader hold in memory at once, and what training shuffles."""
 
 
 class Task(NamedTuple):
@@ -32,10 +36,9 @@ class Task(NamedTuple):
 class Filters:
     """Which windows stay; lengths in bases."""
 
+    sequence_type: SequenceType
     min_length: int
-    max_ambiguous_fraction: float
-    unambiguous: bytes
-    """The upper-case letters that are not ambiguous."""
+    max_ambiguous_fraction: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,12 +58,11 @@ class Job:
 
     @property
     def row_format(self) -> RowFormat:
-        return RowFormat(width=self.width, dtype=self.tokenizer.dtype)
+        return RowFormat(width=self.tokenizer.num_tokens(self.cut.max_length), dtype=self.tokenizer.dtype)
 
     @property
-    def width(self) -> int:
-        """Tokens in a row."""
-        return self.tokenizer.num_tokens(self.cut.max_length)
+    def rows_per_group(self) -> int:
+        return max(1, ROW_GROUP_TOKENS // self.row_format.width)
 
     def tasks(self, windows_per_task: int) -> Iterator[Task]:
         """All windows of all splits, in order."""
@@ -69,40 +71,6 @@ class Job:
                 yield Task(split, number, first, min(first + windows_per_task, regions.num_windows))
 
 
-class Window(NamedTuple):
-    """One window as it was cut: `letters` uint8 [bases], `place` of its first base among all inputs' bases."""
-
-    source: str
-    record: str
-    start: int
-    place: int
-    letters: np.ndarray
-
-
 def bases_file(output: Path, number: int) -> Path:
     """The clean letters of one input file."""
     return output / SCRATCH / "bases" / f"{number:05d}"
-
-
-def windows_of(job: Job, task: Task) -> Iterator[Window]:
-    """The windows of a task, read from the clean letters; only the window at hand is in memory."""
-    regions = job.regions[task.split]
-    windows = windows_between(regions, task.first, task.last, job.cut)
-    opened, letters = -1, np.empty(0, np.uint8)
-    for region, start, end in zip(*(column.tolist() for column in windows), strict=True):
-        file, offset = int(regions.file_R[region]), int(regions.offset_R[region])
-        if file != opened:
-            opened, letters = file, np.asarray(np.memmap(bases_file(job.output, file), np.uint8, "r"))
-        place = int(regions.place_R[region]) + start
-        yield Window(job.sources[file], regions.name_R[region].as_py(), start, place, letters[offset + start : offset + end])
-
-
-def why_dropped(letters: np.ndarray, filters: Filters) -> str | None:
-    """The reason for which a window, uint8 [bases], does not stay; None if it does."""
-    if len(letters) < filters.min_length:
-        return "short"
-    if filters.max_ambiguous_fraction < 1:
-        ambiguous = len(letters.tobytes().translate(None, filters.unambiguous))
-        if ambiguous > filters.max_ambiguous_fraction * len(letters):
-            return "ambiguous"
-    return None

@@ -15,13 +15,13 @@ from ..config.tree import Config
 from ..errors import ConfigError, DataError
 from ..tokenizers import Tokenizer, build_tokenizer
 from .dedup import is_repeat, split_digests
-from .fasta import unambiguous
 from .index import OnProgress, checksums
 from .inputs import find_inputs
 from .job import Filters, Job, Task
 from .manifest import SPLITS, Dropped, InputFile, count_dropped
 from .resume import identity, sections
-from .windows import Cut, Regions, make_regions, refuse_unknown_names
+from .splits import refuse_unknown_names, split_places
+from .windows import Cut, make_regions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,12 +92,13 @@ def make_plan(run: Run, records: pa.Table) -> DataPlan:
     pre = run.cfg.preprocessing
     refuse_unknown_names(records["name"].to_pylist(), pre.split)
     kept, dropped = drop_records(records, remove_duplicates=pre.remove_duplicates)
-    regions = make_regions(kept, pre.split, run.cut)
+    places = split_places(kept, pre.split, gap=run.cut.max_length)
+    regions = {split: make_regions(kept, stretches, run.cut) for split, stretches in places.items()}
     refuse_empty_splits(run.cfg, {split: r.num_windows for split, r in regions.items()}, dropped)
-    in_gap_N = bases_in_gaps(kept, regions)
-    count_dropped(dropped, "split_gap", records=int((in_gap_N > 0).sum()), bases=int(in_gap_N.sum()))
+    in_splits = sum(int((end - start).sum()) for start, end in places.values())
+    count_dropped(dropped, "split_gap", bases=int(kept["length"].to_numpy().sum()) - in_splits)
     filters = Filters(
-        min_length=max(pre.min_length, run.tokenizer.span), unambiguous=unambiguous(pre.sequence_type),
+        sequence_type=pre.sequence_type, min_length=max(pre.min_length, run.tokenizer.span),
         max_ambiguous_fraction=pre.max_ambiguous_fraction if pre.filter_n_bases else 1.0,
     )
     job = Job(
@@ -115,14 +116,6 @@ def drop_records(records: pa.Table, *, remove_duplicates: bool) -> tuple[pa.Tabl
     for reason, mask in (("empty_records", empty), ("duplicate_records", repeated)):
         count_dropped(dropped, reason, records=int(mask.sum()), bases=int(lengths[mask].sum()))
     return records.filter(pa.array(~(empty | repeated))).combine_chunks(), dropped
-
-
-def bases_in_gaps(records: pa.Table, regions: Mapping[str, Regions]) -> np.ndarray:
-    """Bases of each record that no split has, int64 [N]."""
-    bases_N, place_N = records["length"].to_numpy().copy(), records["place"].to_numpy()
-    for region in regions.values():
-        bases_N[np.searchsorted(place_N, region.place_R)] -= region.end_R - region.start_R
-    return bases_N
 
 
 def _input_files(run: Run, records: pa.Table) -> tuple[InputFile, ...]:

@@ -59,8 +59,8 @@ def write(cfg: Config, plan: DataPlan, on_progress: OnProgress) -> Manifest:
     refuse_empty_splits(cfg, {split: summed.rows for split, summed in splits.items()}, dropped)
     job.tokenizer.save(job.output / TOKENIZER)
     manifest = Manifest(
-        config=sections(cfg), tokenizer=job.tokenizer.to_dict(), tokenizer_sha256=file_sha256(job.output / TOKENIZER), width=job.width,
-        columns=tuple(job.row_format.schema.names), inputs=plan.inputs,
+        config=sections(cfg), tokenizer=job.tokenizer.to_dict(), tokenizer_sha256=file_sha256(job.output / TOKENIZER),
+        width=job.row_format.width, columns=tuple(job.row_format.schema.names), inputs=plan.inputs,
         splits={split: summed for split, summed in splits.items() if summed.rows}, dropped=dropped,
     )
     write_manifest(job.output, manifest)

@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +19,15 @@ import ray
 import ray.data
 
 from ..files import atomic_write
+from ..tokenizers import Tokenizer
 from ..tokenizers.base import PAD
-from .job import Job, Task, Window, why_dropped, windows_of
+from .blocks import Block, blocks_of, concatenate, drop_reasons
+from .job import Job, Task
 from .manifest import SCRATCH, Dropped, Shard, canonical_json, count_dropped
 from .row_format import pack
 from .stages import Row
 from .verify import file_sha256
 
-ROW_GROUP_TOKENS = 1 << 20
-"""Tokens in a row group, about: what a reader holds in memory at once, and what training shuffles."""
 ZSTD_LEVEL = 1
 """On bases the higher levels take longer and save nothing."""
 
@@ -74,9 +73,10 @@ def write_shard(job: Job, task: Task) -> Written:
     unfinished = job.output / SCRATCH / f"{task.split}-{path.name}.{os.getpid()}"
     rows, tokens = 0, 0
     with _writer(unfinished, job) as writer:
-        for table, table_tokens in _row_groups(job, _kept(job, task, result), result):
+        for block in _joined((_stay(block, job, result) for block in blocks_of(job, task)), job.rows_per_group // 2):
+            table, block_tokens = _table(block, task.split, job, result)
             writer.write_table(table)
-            rows, tokens = rows + table.num_rows, tokens + table_tokens
+            rows, tokens = rows + table.num_rows, tokens + block_tokens
     if rows:
         path.parent.mkdir(exist_ok=True)
         size, sha256 = unfinished.stat().st_size, file_sha256(unfinished)
@@ -95,43 +95,57 @@ def _writer(path: Path, job: Job) -> pq.ParquetWriter:
     )
 
 
-def _kept(job: Job, task: Task, result: Written) -> Iterator[Window]:
-    """The windows that stay; the others are counted."""
-    for window in windows_of(job, task):
-        reason = why_dropped(window.letters, job.filters) or ("duplicate" if _is_repeat(window.place, job.repeated_places) else None)
-        if reason:
-            count_dropped(result.dropped, f"{reason}_windows", windows=1, bases=len(window.letters))
-        else:
-            yield window
+def _stay(block: Block, job: Job, result: Written) -> Block:
+    """The windows of a block that stay; the others are counted."""
+    reasons = drop_reasons(block, job.filters)
+    reasons["duplicate"] = ~np.any(list(reasons.values()), axis=0) & _are_among(block.place_W, job.repeated_places)
+    for reason, dropped_W in reasons.items():
+        count_dropped(result.dropped, f"{reason}_windows", windows=int(dropped_W.sum()), bases=int(block.length_W[dropped_W].sum()))
+    return block.take(~np.any(list(reasons.values()), axis=0))
 
 
-def _is_repeat(place: int, repeated: np.ndarray) -> bool:
-    at = np.searchsorted(repeated, place)
-    return bool(at < len(repeated) and repeated[at] == place)
+def _joined(blocks: Iterable[Block], at_least: int) -> Iterator[Block]:
+    """Put small blocks together, so that a row group has `at_least` so many rows wherever the task has them."""
+    held: list[Block] = []
+    for block in blocks:
+        held.append(block)
+        if sum(len(part.place_W) for part in held) >= max(1, at_least):
+            yield concatenate(held)
+            held = []
+    if any(len(part.place_W) for part in held):
+        yield concatenate(held)
 
 
-def _row_groups(job: Job, windows: Iterable[Window], result: Written) -> Iterator[tuple[pa.Table, int]]:
-    """Tables of one row group each, with the tokens in them."""
-    schema, windows = job.row_format.schema, iter(windows)
-    while group := list(islice(windows, max(1, ROW_GROUP_TOKENS // job.width))):
-        ids = np.full((len(group), job.width), PAD, job.tokenizer.dtype)
-        lengths = [_encode(window, job, row, result) for window, row in zip(group, ids, strict=True)]
-        columns = {
-            "input_ids": pack(ids),
-            "source": [window.source for window in group],
-            "record": [window.record for window in group],
-            "start": [window.start for window in group],
-            "length": lengths,
-        }
-        yield pa.table(columns, schema=schema), int((ids != PAD).sum())
+def _are_among(place_W: np.ndarray, sorted_M: np.ndarray) -> np.ndarray:
+    """bool [W]: a place is one of `sorted_M`."""
+    at_W = np.searchsorted(sorted_M, place_W)
+    return np.append(sorted_M, -1)[at_W] == place_W
 
 
-def _encode(window: Window, job: Job, row: np.ndarray, result: Written) -> int:
-    """Put a window's ids into `row` [width]; returns the bases under them, and counts those left over behind the last."""
-    ids = job.tokenizer.encode(window.letters)
-    row[: len(ids)] = ids
-    covered = (len(ids) - 1) * job.tokenizer.bases_per_token + job.tokenizer.span
-    if covered < len(window.letters):
-        count_dropped(result.dropped, "leftover_bases", windows=1, bases=len(window.letters) - covered)
-    result.bases += covered
-    return covered
+def _table(block: Block, split: str, job: Job, result: Written) -> tuple[pa.Table, int]:
+    """The rows of a block, one row group, with the tokens in them."""
+    regions = job.regions[split]
+    ids, tokens_W = encode_windows(job.tokenizer, block)
+    covered_W = (tokens_W - 1) * job.tokenizer.bases_per_token + job.tokenizer.span
+    leftover_W = block.length_W - covered_W
+    count_dropped(result.dropped, "leftover_bases", windows=int((leftover_W > 0).sum()), bases=int(leftover_W.sum()))
+    result.bases += int(covered_W.sum())
+    region = pa.array(block.region_W)
+    columns = {
+        "input_ids": pack(ids),
+        "source": pa.array([job.sources[file] for file in regions.file_R[block.region_W]]),
+        "record": regions.name_R.take(region),
+        "start": block.start_W,
+        "length": covered_W.astype(np.int32),
+    }
+    return pa.table(columns, schema=job.row_format.schema), int(tokens_W.sum())
+
+
+def encode_windows(tokenizer: Tokenizer, block: Block) -> tuple[np.ndarray, np.ndarray]:
+    """Ids [W, tokens of the longest window] padded with PAD, and the tokens of each window, int64 [W]."""
+    ids = tokenizer.encode(block.letters_WL)
+    tokens_W = np.maximum(0, (block.length_W - tokenizer.span) // tokenizer.bases_per_token + 1)
+    shorter_W = tokens_W < ids.shape[1]
+    if shorter_W.any():
+        ids[shorter_W] = np.where(np.arange(ids.shape[1]) < tokens_W[shorter_W, None], ids[shorter_W], PAD)
+    return ids, tokens_W

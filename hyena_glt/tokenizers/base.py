@@ -66,7 +66,7 @@ class Tokenizer(Protocol):
         return max(0, (num_bases - self.span) // self.bases_per_token + 1)
 
     def encode(self, sequence: bytes | np.ndarray) -> np.ndarray:
-        """Letters (bytes or uint8 [bases]) to ids [num_tokens(bases)] of `dtype`.
+        """Letters (bytes or uint8 [..., bases]) to ids [..., num_tokens(bases)] of `dtype`.
 
         Lower case reads as upper case; a token with a letter that is not one of the symbols is UNK.
         """
@@ -115,16 +115,16 @@ def letter_table(sequence_type: str, first: int, other: int) -> bytes:
 
 
 def as_letters(sequence: bytes | np.ndarray) -> np.ndarray:
-    """The letters as uint8 [bases], without a copy; ValueError for an array of anything but bytes."""
+    """The letters as uint8 [..., bases], without a copy; ValueError for an array of anything but bytes."""
     letters = sequence if isinstance(sequence, np.ndarray) else np.frombuffer(sequence, np.uint8)
-    if letters.dtype != np.uint8 or letters.ndim != 1:
-        raise ValueError(f"encode takes bytes or a 1-D array of uint8 letters, got {letters.ndim}-D {letters.dtype}")
+    if letters.dtype != np.uint8 or letters.ndim < 1:
+        raise ValueError(f"encode takes bytes or an array of uint8 letters, got {letters.ndim}-D {letters.dtype}")
     return letters
 
 
 def translate(letters: np.ndarray, table: bytes) -> np.ndarray:
-    """uint8 [n] through a table of 256 bytes; unlike NumPy's indexing this makes no array of 64-bit indices."""
-    return np.frombuffer(bytearray(letters).translate(table), np.uint8)
+    """uint8 [...] through a table of 256 bytes; unlike NumPy's indexing this makes no array of 64-bit indices."""
+    return np.frombuffer(bytearray(letters.tobytes()).translate(table), np.uint8).reshape(letters.shape)
 
 
 def known_ids(ids: np.ndarray, num_ids: int) -> np.ndarray:

@@ -54,17 +54,19 @@ class KmerTokenizer(Tokenizer):
     def encode(self, sequence: bytes | np.ndarray) -> np.ndarray:
         letters, stride = as_letters(sequence), self.kmer_stride
         table = letter_table(self.sequence_type, 0, AMBIGUOUS)
-        ids = np.empty(self.num_tokens(len(letters)), self.dtype)
-        for first in range(0, len(ids), CHUNK):
-            last = min(first + CHUNK, len(ids)) - 1
-            ids[first:last + 1] = self._encode_codes(translate(letters[first * stride:last * stride + self.span], table))
+        tokens = self.num_tokens(letters.shape[-1])
+        ids = np.empty((*letters.shape[:-1], tokens), self.dtype)
+        for first in range(0, tokens, CHUNK):
+            last = min(first + CHUNK, tokens) - 1
+            ids[..., first:last + 1] = self._encode_codes(translate(letters[..., first * stride:last * stride + self.span], table))
         return ids
 
     def _encode_codes(self, codes: np.ndarray) -> np.ndarray:
-        """Base codes uint8 [bases], 0 to 3 or AMBIGUOUS, to ids [tokens]; at least one token."""
-        ids = np.zeros(self.num_tokens(len(codes)), self.dtype)
-        highest = np.zeros(len(ids), np.uint8)
-        for column in self._columns(codes, len(ids)):
+        """Base codes uint8 [..., bases], 0 to 3 or AMBIGUOUS, to ids [..., tokens]; at least one token."""
+        tokens = self.num_tokens(codes.shape[-1])
+        ids = np.zeros((*codes.shape[:-1], tokens), self.dtype)
+        highest = np.zeros(ids.shape, np.uint8)
+        for column in self._columns(codes, tokens):
             ids <<= 2
             ids |= column
             np.maximum(highest, column, out=highest)
@@ -73,9 +75,9 @@ class KmerTokenizer(Tokenizer):
         return ids
 
     def _columns(self, bases: np.ndarray, tokens: int) -> list[np.ndarray]:
-        """Views [tokens] into [bases], one for each of the k places: the first base of every token, the second, ..."""
+        """Views [..., tokens] into [..., bases], one for each of the k places: the first base of every token, the second, ..."""
         reach = (tokens - 1) * self.kmer_stride + 1
-        return [bases[place:place + reach:self.kmer_stride] for place in range(self.span)]
+        return [bases[..., place:place + reach:self.kmer_stride] for place in range(self.span)]
 
     def decode(self, ids: np.ndarray) -> str:
         """As in `Tokenizer`; where overlapping tokens disagree on a base, the one that starts first decides."""

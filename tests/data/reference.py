@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 from hyena_glt.config import Config
-from hyena_glt.data.windows import hashed_split
+from hyena_glt.data.splits import hashed_split
 
 SYMBOLS = {"dna": "ACGT", "rna": "ACGU", "protein": "ACDEFGHIKLMNOPQRSTUVWY"}
 Row = tuple[str, str, int, int, tuple[int, ...]]

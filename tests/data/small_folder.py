@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from hyena_glt.config import Config, OutputConfig, PreprocessingConfig, SplitConfig, TokenizationConfig
-from hyena_glt.data import shards
+from hyena_glt.data import job, shards
 from hyena_glt.data.index import index_file, join
 from hyena_glt.data.manifest import SCRATCH, TOKENIZER, Manifest, SplitManifest, write_manifest
 from hyena_glt.data.plan import make_plan, prepare
@@ -45,13 +45,13 @@ def write_folder(
     files = [pa.table({"number": [0], "path": [str(fasta)]})]
     plan = make_plan(run, join([index_file(file, sequence_type="dna", output=folder) for file in files]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "ROW_GROUP_TOKENS", rows_per_group * plan.job.width)
+        patch.setattr(job, "ROW_GROUP_TOKENS", rows_per_group * plan.job.row_format.width)
         parts = [(task.split, shards.write_shard(plan.job, task)) for task in plan.tasks]
     shutil.rmtree(folder / SCRATCH)
     run.tokenizer.save(folder)
     write_manifest(folder, Manifest(
-        config=sections(cfg), tokenizer=run.tokenizer.to_dict(), tokenizer_sha256=file_sha256(folder / TOKENIZER), width=plan.job.width,
-        columns=tuple(plan.job.row_format.schema.names), inputs=plan.inputs, dropped={},
+        config=sections(cfg), tokenizer=run.tokenizer.to_dict(), tokenizer_sha256=file_sha256(folder / TOKENIZER),
+        width=plan.job.row_format.width, columns=tuple(plan.job.row_format.schema.names), inputs=plan.inputs, dropped={},
         splits={name: sum_parts([part for split, part in parts if split == name]) for name, _ in parts},
     ))
     return folder

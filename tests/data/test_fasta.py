@@ -33,7 +33,7 @@ def bgzip(content: bytes, block: int = 60_000) -> bytes:
 def read(path: Path, kind: str = "dna") -> list[tuple[str, bytes]]:
     """(name, clean letters) of every record, through the sink."""
     sink = io.BytesIO()
-    records = read_fasta(path, kind, sink)
+    records = read_fasta(path, kind, sink).records
     return [(record.name, sink.getvalue()[record.offset : record.offset + record.length]) for record in records]
 
 
@@ -77,7 +77,7 @@ def test_line_layouts(tmp_path, monkeypatch, content, wanted, chunk):
 
 def test_equal_records_have_equal_digests_whatever_their_layout(tmp_path):
     (tmp_path / "x.fa").write_bytes(b">a\nACGTAC\n>b\nac\ngtac\n>c\nACGTAG\n")
-    a, b, c = read_fasta(tmp_path / "x.fa", "dna")
+    a, b, c = read_fasta(tmp_path / "x.fa", "dna").records
     assert a.digest == b.digest != c.digest
 
 

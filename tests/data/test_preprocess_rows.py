@@ -44,7 +44,7 @@ def run_in_process(cfg: Config, buckets: int) -> tuple[dict[str, list[Row]], Dro
     for task, part in written:
         if part.shard:
             table = pq.read_table(job.output / part.shard.path)
-            assert table.schema.equals(RowFormat(width=job.width, dtype=job.tokenizer.dtype).schema)
+            assert table.schema.equals(RowFormat(width=job.row_format.width, dtype=job.tokenizer.dtype).schema)
             assert 0 < table.num_rows == part.shard.rows <= cfg.output.chunk_size
             rows[task.split] += [unpad(row, job.tokenizer.dtype) for row in table.to_pylist()]
     dropped = dict(plan.dropped)
@@ -143,7 +143,7 @@ def asked(cfg: Config) -> list[str]:
 
 @pytest.mark.parametrize("compress, codec", [(True, "ZSTD"), (False, "UNCOMPRESSED")])
 def test_shards_have_small_row_groups_and_page_checksums(tmp_path, monkeypatch, compress, codec):
-    monkeypatch.setattr("hyena_glt.data.shards.ROW_GROUP_TOKENS", 40)
+    monkeypatch.setattr("hyena_glt.data.job.ROW_GROUP_TOKENS", 40)
     write_files(tmp_path, {"a.fa": b">a\n" + b"ACGTTGCA" * 100 + b"\n"})
     cfg = Config(
         preprocessing=PreprocessingConfig(

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from hyena_glt.config import SplitConfig
-from hyena_glt.data.plan import bases_in_gaps
-from hyena_glt.data.windows import Cut, hashed_split, make_regions, refuse_unknown_names, windows_between
+from hyena_glt.data.splits import hashed_split, refuse_unknown_names, split_places
+from hyena_glt.data.windows import Cut, Regions, make_regions, windows_between
 from hyena_glt.errors import ConfigError
 
 
@@ -18,10 +18,14 @@ def records(**lengths: int) -> pa.Table:
     return pa.table({"file": np.zeros_like(length), "name": list(lengths), "offset": place, "length": length, "place": place})
 
 
+def regions_of(table: pa.Table, split: SplitConfig, cut: Cut) -> dict[str, Regions]:
+    return {name: make_regions(table, places, cut) for name, places in split_places(table, split, gap=cut.max_length).items()}
+
+
 def intervals(table: pa.Table, split: SplitConfig, cut: Cut) -> dict[str, list[tuple[str, int, int]]]:
     """(record, start, end) of every window."""
     out = {}
-    for name, regions in make_regions(table, split, cut).items():
+    for name, regions in regions_of(table, split, cut).items():
         region, start, end = windows_between(regions, 0, regions.num_windows, cut)
         out[name] = [(regions.name_R[int(r)].as_py(), int(s), int(e)) for r, s, e in zip(region, start, end, strict=True)]
     return out
@@ -48,7 +52,7 @@ def test_windows_cover_a_record_without_a_needless_one(length, max_length, strid
 
 def test_any_stretch_of_windows_is_the_same_as_from_the_whole():
     cut = Cut(max_length=5, stride=3)
-    regions = make_regions(records(a=17, b=2, c=9), NO_SPLIT, cut)["train"]
+    regions = regions_of(records(a=17, b=2, c=9), NO_SPLIT, cut)["train"]
     whole = np.stack(windows_between(regions, 0, regions.num_windows, cut))
     for first in range(regions.num_windows):
         part = np.stack(windows_between(regions, first, regions.num_windows, cut))
@@ -70,12 +74,6 @@ def test_tail_without_val_has_one_gap():
 def test_tail_of_a_record_too_short_for_a_share_of_it():
     found = intervals(records(a=4), SplitConfig(by="tail", val=0.1, test=0.1), Cut(max_length=2, stride=2))
     assert found == {"train": [("a", 0, 2), ("a", 2, 4)], "val": [], "test": []}
-
-
-def test_only_records_that_lost_bases_to_gaps_are_counted():
-    table, cut = records(a=4, b=100, c=2, d=50), Cut(max_length=5, stride=5)
-    assert bases_in_gaps(table, make_regions(table, SplitConfig(by="tail", val=0.1, test=0.1), cut)).tolist() == [0, 10, 0, 10]
-    assert not bases_in_gaps(table, make_regions(table, SplitConfig(val=0.5, test=0.2), cut)).any()
 
 
 def test_hashed_splits_keep_their_shares_and_depend_on_the_seed():

@@ -141,10 +141,16 @@ def test_an_id_that_is_not_there_is_named(tokenizer, wrong):
 
 
 def test_arrays_that_are_not_letters_are_refused():
-    with pytest.raises(ValueError, match="takes bytes or a 1-D array of uint8 letters, got 1-D int64"):
+    with pytest.raises(ValueError, match="takes bytes or an array of uint8 letters, got 1-D int64"):
         LetterTokenizer("dna").encode(np.array([65, 67]))
-    with pytest.raises(ValueError, match="got 2-D uint8"):
-        KmerTokenizer("dna", 2, 1).encode(np.zeros((2, 3), np.uint8))
+    with pytest.raises(ValueError, match="got 0-D uint8"):
+        KmerTokenizer("dna", 2, 1).encode(np.array(65, np.uint8))
+
+
+@pytest.mark.parametrize("tokenizer", [LetterTokenizer("dna"), KmerTokenizer("dna", 3, 3), KmerTokenizer("dna", 3, 1)])
+def test_a_matrix_of_letters_is_encoded_row_by_row(tokenizer):
+    letters = np.random.default_rng(0).choice(np.frombuffer(b"ACGTN", np.uint8), (4, 17))
+    np.testing.assert_array_equal(tokenizer.encode(letters), [tokenizer.encode(row) for row in letters])
 
 
 def test_a_protein_has_no_reverse_complement():
