@@ -46,6 +46,8 @@ class Command:
     flags: tuple[Flag, ...] = ()
     has_dry_run: bool = False
     takes_settings: bool = True
+    second: Flag | None = None
+    """A second argument, if it takes one."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -139,6 +141,8 @@ def _parse(name: str, argv: list[str]) -> Namespace:
     command = COMMANDS[name]
     args = _parser(name, command).parse_intermixed_args(argv)
     words = [word for word in args.words if not _OVERRIDE.match(word)]
+    if command.second and len(words) == 2:
+        setattr(args, _key(command.second), words.pop())
     given = [value for value in (vars(args)[_key(command.argument)], *words) if value is not None]
     if len(set(given)) > 1:
         raise ConfigError(f"{name} takes one {_metavar(command)}, got {', '.join(given)}; a setting is section.key=value")
@@ -159,10 +163,10 @@ def _parser(name: str, command: Command) -> _Parser:
         prog=f"hyena-glt {name}",
         description=command.help,
         allow_abbrev=False,
-        usage=f"hyena-glt {name} [{_metavar(command)}]{settings} [flags]",
+        usage=f"hyena-glt {name} [{_metavar(command)}]{' [DST]' if command.second else ''}{settings} [flags]",
     )
     parser.add_argument("words", nargs="*", metavar=_metavar(command), help=command.argument.help)
-    for flag in (command.argument, *command.flags):
+    for flag in (command.argument, *((command.second,) if command.second else ()), *command.flags):
         parser.add_argument(
             *_spellings(flag.name), dest=_key(flag), choices=flag.choices, help=flag.help, metavar=None if flag.choices else "X"
         )
@@ -176,7 +180,7 @@ def _key(flag: Flag) -> str:
 
 
 def _metavar(command: Command) -> str:
-    return {"--config": "CONFIG"}.get(command.argument.name, "PATH")
+    return {"--config": "CONFIG", "--input": "SRC"}.get(command.argument.name, "PATH")
 
 
 def _spellings(name: str) -> list[str]:
@@ -199,6 +203,19 @@ def _needed(value: str | None, message: str) -> str:
     return value
 
 
+def _positive(flag: str, text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise ConfigError(f"{flag} must be a whole number above 0, got {text}")
+    return int(text)
+
+
+def _milliseconds(flag: str, text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < float("inf"):
+            return float(text)
+    raise ConfigError(f"{flag} must be a number of milliseconds above 0, got {text}")
+
+
 def _preprocess(args: Namespace) -> Result:
     from pipelines.preprocess import preprocess
 
@@ -208,10 +225,28 @@ def _preprocess(args: Namespace) -> Result:
 def _validate_data(args: Namespace) -> Result:
     from pipelines.validate import validate_data
 
-    result: Result = validate_data(_needed(args.argument, "validate-data needs PATH (or --data_path)"))
+    path = _needed(args.argument, "validate-data needs PATH (or --data_path)")
+    given = {"max_rows": _positive("--max_rows", args.max_rows)} if args.max_rows else {}
+    result: Result = validate_data(path, output_dir=args.output_dir, **given)
     for sentence in result["damage"]:
         print(f"error: {sentence}", file=sys.stderr)
     return result
+
+
+def _convert(args: Namespace) -> Result:
+    source, target = (_needed(value, "convert needs SRC and DST") for value in (args.argument, args.output))
+    from pipelines.convert import convert
+
+    return convert(source, target)
+
+
+def _debug_data(args: Namespace) -> Result:
+    batches = _positive("--batches", args.batches or "2")
+    step_ms = _milliseconds("--step_ms", args.step_ms) if args.step_ms else None
+    cfg = _config(args)
+    from pipelines.debug_data import debug_data
+
+    return debug_data(cfg, batches=batches, step_ms=step_ms)
 
 
 def _pretrain(args: Namespace) -> Result:
@@ -267,10 +302,30 @@ COMMANDS: dict[str, Command] = {
         has_dry_run=True,
     ),
     "validate-data": Command(
-        "list the damage in a preprocessed folder",
+        "list the damage in a preprocessed folder, and describe whole data",
         _validate_data,
         Flag("--data_path", "a preprocessing output or one of its split folders"),
+        (
+            Flag("--output_dir", "folder to write data_report.html into"),
+            Flag("--max_rows", "rows of each split to look at, spread evenly; default: 100000"),
+        ),
         takes_settings=False,
+    ),
+    "convert": Command(
+        "copy preprocessed data from Parquet to HDF5, or back",
+        _convert,
+        Flag("--input", "a preprocessing output, local or in an object store, or one of its HDF5 files"),
+        takes_settings=False,
+        second=Flag("--output", "folder to write"),
+    ),
+    "debug-data": Command(
+        "show the batches that training would see, and time the loader alone",
+        _debug_data,
+        _CONFIG,
+        (
+            Flag("--batches", "batches to show; default: 2"),
+            Flag("--step_ms", "time of a training step in milliseconds, to say how long each would wait for data"),
+        ),
     ),
     "pretrain": Command(
         "train a model, or go on with a run",
@@ -303,7 +358,7 @@ COMMANDS: dict[str, Command] = {
     "config show": Command("print the resolved settings as YAML", _show, _CONFIG),
 }
 
-NOT_BUILT = ("sweep", "debug-data")
+NOT_BUILT = ("sweep",)
 
 
 if __name__ == "__main__":

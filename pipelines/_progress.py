@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 
 from tqdm import tqdm
 
@@ -13,9 +14,9 @@ SECONDS_BETWEEN_LINES = 30.0
 class ProgressBar:
     """Told (stage, units done, units in all) by the work; a stage begins when its name first appears."""
 
-    def __init__(self, unit: str) -> None:
-        """`unit` is what the stages count: bases, rows."""
-        self._unit, self._stage = unit, ""
+    def __init__(self, unit: str, units: Mapping[str, str] | None = None) -> None:
+        """`unit` is what the stages count, such as bases, save those that `units` names."""
+        self._default, self._units, self._stage = unit, units or {}, ""
         self._bar: tqdm | None = None
         self._started = self._last_line = 0.0
 
@@ -32,9 +33,14 @@ class ProgressBar:
             self._print_line(done, total, now - self._started)
             self._last_line = now
 
+    @property
+    def _unit(self) -> str:
+        return self._units.get(self._stage, self._default)
+
     def _print_line(self, done: int, total: int, seconds: float) -> None:
         left = seconds * (total - done) / done if done else 0.0
-        print(f"{self._stage}: {done:,} of {total:,} {self._unit}, {seconds:.0f} s, {left:.0f} s left", file=sys.stderr)
+        rate = f" {done / seconds:,.0f} {self._unit}/s," if seconds >= 1 else ""
+        print(f"{self._stage}: {done:,} of {total:,} {self._unit}, {seconds:.0f} s,{rate} {left:.0f} s left", file=sys.stderr)
 
     def close(self) -> None:
         """End the bar that is shown."""

@@ -6,14 +6,15 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-from hyena_glt.config import Config, dump_config, overridden, require_built
+from hyena_glt.config import Config, dump_config, overridden
 from hyena_glt.data.batches import Batch, EvaluationBatches, load
 from hyena_glt.data.dataset import Rows, open_rows
 from hyena_glt.data.manifest import locate_split, output_around, read_manifest
+from hyena_glt.data.mixture import as_paths
+from hyena_glt.data.storage import Location
 from hyena_glt.errors import ConfigError, DataError
 from hyena_glt.evaluation.baselines import baselines, beaten
 from hyena_glt.evaluation.bleu import bleu
@@ -50,7 +51,6 @@ def evaluate(
     refuse_unread(overrides)
     loaded = load_model(model_path, "cuda" if torch.cuda.is_available() else "cpu", overrides=overrides)
     cfg = _with_eval_data(loaded.config, eval_data)
-    require_built(cfg, "evaluate")
     chosen = choose_metrics(metrics, loaded.tokenizer, causal=loaded.causal)
     rows = open_heldout(cfg, loaded)
     result: Result = {
@@ -106,20 +106,27 @@ def open_heldout(cfg: Config, loaded: LoadedModel) -> Rows:
     return rows
 
 
-def locate_heldout(cfg: Config) -> tuple[Path, str]:
+def locate_heldout(cfg: Config) -> tuple[Location, str]:
     """Folder and split to evaluate on: data.eval_data, else what was held out beside data.train_path, else data.val_path."""
     data = cfg.data
     if data.eval_data:
         return _heldout_in(data.eval_data)
     if not data.train_path:
         raise ConfigError("data.eval_data: not set, and neither is data.train_path; name the held-out data with --eval_data")
-    folder, _ = locate_split(data.train_path, "train")
+    folder, _ = locate_split(_only_path(data.train_path), "train")
     if data.val_path and "test" not in read_manifest(folder).splits:
-        return _heldout_in(data.val_path)
+        return _heldout_in(_only_path(data.val_path))
     return _heldout_in(str(folder))
 
 
-def _heldout_in(path: str) -> tuple[Path, str]:
+def _only_path(paths: str | tuple[str, ...]) -> str:
+    first, *others = as_paths(paths)
+    if others:
+        raise ConfigError("data.eval_data: the run has several datasets; name the one to evaluate on with --eval_data")
+    return first
+
+
+def _heldout_in(path: str) -> tuple[Location, str]:
     """A split folder itself; of a preprocessing output the test split, else val."""
     folder, named = output_around(path)
     if named:
@@ -154,11 +161,13 @@ def _shown(batches: Iterator[Batch], total: int) -> Iterator[Batch]:
 
 def _count_baselines(cfg: Config, loaded: LoadedModel, rows: Rows) -> tuple[dict[str, float], list[str]]:
     """Bits per base of each baseline, and a note where the training split is gone or was too large to count whole."""
+    if not cfg.data.train_path:
+        return {}, ["No baselines, because data.train_path is not set"]
     try:
-        train = open_rows(str(cfg.data.train_path), "train")
+        train = [open_rows(path, "train") for path in as_paths(cfg.data.train_path)]
     except DataError as error:
         return {}, [f"No baselines, because the training split cannot be read: {error}"]
     found = baselines(train, rows, loaded.objective)
-    total = train.manifest.splits[train.split].bases
+    total = sum(of_train.manifest.splits[of_train.split].bases for of_train in train)
     sampled = [f"Baselines were counted on {found.train_bases:,} of {total:,} training bases"] if found.train_bases < total else []
     return found.bits_per_base, sampled

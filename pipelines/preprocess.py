@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
 from hyena_glt.config import Config, dump_config
 from hyena_glt.data.manifest import Manifest
@@ -12,6 +11,7 @@ from hyena_glt.data.plan import DataPlan, prepare
 from hyena_glt.data.preprocess import plan_only
 from hyena_glt.data.preprocess import preprocess as run_stages
 from hyena_glt.data.resume import claim, refuse_other_run
+from hyena_glt.data.storage import Location
 from hyena_glt.errors import DataError
 
 from ._progress import ProgressBar
@@ -27,7 +27,7 @@ def preprocess(cfg: Config, *, dry_run: bool = False) -> Result:
     cannot work and for an output folder of another run, DataError for inputs that cannot be used; DataError too when a file cannot
     be read or written (a full disk): then the same call goes on where it stopped.
     """
-    progress = ProgressBar("bytes or bases")
+    progress = ProgressBar("bases", {"checksums": "bytes", "reading": "bytes"})
     try:
         return _dry_run(cfg, progress) if dry_run else _run(cfg, progress)
     except OSError as error:
@@ -38,7 +38,7 @@ def preprocess(cfg: Config, *, dry_run: bool = False) -> Result:
 
 def _dry_run(cfg: Config, progress: ProgressBar) -> Result:
     run = prepare(cfg, progress)
-    refuse_other_run(run.output, run.identity)
+    refuse_other_run(run.output, run.destination, run.identity)
     print(dump_config(cfg), file=sys.stderr)
     with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
         return describe_plan(plan_only(run, progress))
@@ -46,16 +46,16 @@ def _dry_run(cfg: Config, progress: ProgressBar) -> Result:
 
 def _run(cfg: Config, progress: ProgressBar) -> Result:
     run = prepare(cfg, progress)
-    manifest = claim(run.output, run.identity)
+    manifest = claim(run.output, run.destination, run.identity)
     if manifest:
-        return describe(run.output, manifest, None)
+        return describe(run.destination, manifest, None)
     with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
         started = time.monotonic()  # the speed is that of the work, without Ray's start
         manifest = run_stages(run, progress)
-        return describe(run.output, manifest, time.monotonic() - started)
+        return describe(run.destination, manifest, time.monotonic() - started)
 
 
-def describe(output: Path, manifest: Manifest, seconds: float | None) -> Result:
+def describe(output: Location, manifest: Manifest, seconds: float | None) -> Result:
     """The result of a finished run; `bases_per_s` counts the bases of all inputs. No time if nothing was left to do."""
     splits = {name: {"rows": split.rows, "tokens": split.tokens, "bases": split.bases} for name, split in manifest.splits.items()}
     speed = seconds and {"seconds": round(seconds, 2), "bases_per_s": round(sum(item.bases for item in manifest.inputs) / seconds)}
@@ -68,7 +68,7 @@ def describe_plan(plan: DataPlan) -> Result:
     for task in plan.tasks:
         splits[task.split]["shards"] += 1
     return {
-        "path": str(plan.job.output),
+        "path": str(plan.job.destination),
         "inputs": len(plan.inputs),
         "records": sum(item.records for item in plan.inputs),
         "bases": plan.num_bases,

@@ -7,6 +7,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # the machine may be busy
+settings.load_profile("untimed")
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch and the BLAS are first imported, so it stands before every such import
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # a run of seconds need not wait two more to see that it has ended

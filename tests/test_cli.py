@@ -109,7 +109,19 @@ def test_report(pipeline, capsys):
 def test_validate_data(pipeline, capsys, damage, status):
     called = pipeline("validate", "validate_data", {"damage": damage})
     assert run(capsys, "validate-data", "--data_path", "data/p") == (status, {"damage": damage}, [f"error: {line}" for line in damage])
-    called.assert_called_once_with("data/p")
+    called.assert_called_once_with("data/p", output_dir=None)
+
+
+def test_validate_data_with_a_report(pipeline, capsys):
+    called = pipeline("validate", "validate_data", {"damage": []})
+    assert run(capsys, "validate-data", "data/p", "--output_dir", "out", "--max_rows", "500")[0] == 0
+    called.assert_called_once_with("data/p", output_dir="out", max_rows=500)
+
+
+def test_debug_data(pipeline, capsys):
+    called = pipeline("debug_data", "debug_data", {"batches": []})
+    assert run(capsys, "debug-data", "small_model.yaml", "training.seed=5", "--batches", "3", "--step_ms", "12.5")[0] == 0
+    called.assert_called_once_with(load_config("small_model.yaml", ["training.seed=5"]), batches=3, step_ms=12.5)
 
 
 # config
@@ -160,9 +172,11 @@ def test_a_flag_and_a_setting_that_disagree(capsys):
     [
         ("pretran", "unknown command pretran; did you mean pretrain?"),
         ("config chek", "unknown command config chek; did you mean config check?"),
-        ("xyz", "unknown command xyz; there are preprocess, validate-data, pretrain, evaluate, report, config check, config show"),
+        ("xyz", f"unknown command xyz; there are {', '.join(COMMANDS)}"),
         ("sweep a.yaml --x", "sweep is not built yet"),
-        ("debug-data --config a.yaml", "debug-data is not built yet"),
+        ("debug-data --batches 0", "--batches must be a whole number above 0, got 0"),
+        ("debug-data --step_ms x", "--step_ms must be a number of milliseconds above 0, got x"),
+        ("validate-data a --max_rows -3", "--max_rows must be a whole number above 0, got -3"),
         ("pretrain --outptu_dir a", "unrecognized arguments: --outptu_dir; did you mean --output_dir?"),
         ("pretrain --distributed", "unrecognized arguments: --distributed; see `hyena-glt pretrain --help`"),
         ("pretrain --mode x", "argument --mode: invalid choice: "),

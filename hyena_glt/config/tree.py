@@ -48,16 +48,22 @@ class OutputConfig:
     """Where preprocessing writes, and how."""
 
     path: str | None = None
-    """Folder for shards, manifest and tokenizer."""
+    """Folder for shards, manifest and tokenizer; s3://bucket/name and gs://bucket/name too."""
     format: Literal["parquet", "hdf5"] = "parquet"
     """`parquet`: shards; `hdf5`: one file a split, such as train.h5."""
+    scratch_path: str | None = None
+    """Folder for intermediate files, seen by all nodes, where `path` is in an object store; default: .hyena-glt in the current folder."""
     chunk_size: int = 10_000
     """Rows a shard, at most."""
     compress: bool = True
     """Compress the shards (zstd)."""
 
     def __post_init__(self) -> None:
-        require(*at_least(1, self, "chunk_size"))
+        remote = self.path is not None and "://" in self.path
+        require(
+            *at_least(1, self, "chunk_size"),
+            *(unused(self, "with a local path, which holds its own scratch folder", "scratch_path") if not remote else ()),
+        )
 
 
 SETTINGS_OF_MIXERS: dict[MixerKind, tuple[str, ...]] = {
@@ -191,17 +197,19 @@ class DataConfig:
     """What training and evaluation read."""
 
     train_path: str | tuple[str, ...] | None = None
-    """A preprocessing output (its train split), a split folder or an .h5 file; several are mixed."""
+    """A preprocessing output (its train split), a split folder or an .h5 file; several are mixed, each a domain named by its folder."""
     val_path: str | tuple[str, ...] | None = None
-    """The same for validation (val split); default: beside train_path."""
+    """The same for validation (val split); default: beside each train_path that has one."""
     mixture_weights: tuple[float, ...] = ()
-    """Share of rows drawn from each of several `train_path`, in their order; default: by their tokens."""
+    """Share of the tokens drawn from each of several `train_path`, in their order; default: by their tokens, each row equally often."""
     mixture_temperature: float = 1.0
     """T: shares go as weight ** (1 / T); 1 keeps them, larger ones draw more from small datasets."""
     reverse_complement: float = 0.0
-    """Probability that a training row is read from the other strand (dna, rna)."""
+    """Probability that a training row is read from the other strand (dna, rna). Disjoint k-mers keep their frame: what the other strand
+    itself would be cut into where a row is a multiple of k bases."""
     max_shift: int = 0
-    """A training row starts 0 to this many tokens later, by chance, going on into the next row of its record."""
+    """A training row starts 0 to this many tokens later, by chance, and goes on into the next row (or piece, with `sequence_length`);
+    it stays where that does not follow in its record without a gap or overlap."""
     eval_data: str | None = None
     """What `evaluate` reads: a split folder, or a preprocessing output (its test split)."""
     sequence_length: int | None = None

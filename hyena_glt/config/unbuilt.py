@@ -8,7 +8,7 @@ from typing import Literal
 from ..errors import ConfigError
 from .tree import CausalLMConfig, Config, MaskedLMConfig, NextSentencePredictionConfig, SequenceOrderPredictionConfig, TasksConfig
 
-Stage = Literal["preprocess", "pretrain", "evaluate", "sweep"]
+Stage = Literal["preprocess", "pretrain", "sweep"]
 TaskConfig = MaskedLMConfig | CausalLMConfig | NextSentencePredictionConfig | SequenceOrderPredictionConfig
 
 
@@ -41,27 +41,17 @@ def require_built(cfg: Config, stage: Stage) -> None:
 
 def not_built(cfg: Config, stage: Stage) -> list[str]:
     """A sentence for each setting that a pipeline would need and that is not built yet."""
-    return list({"preprocess": _preprocess, "pretrain": _pretrain, "evaluate": _evaluate, "sweep": _sweep}[stage](cfg))
+    return list({"preprocess": _preprocess, "pretrain": _pretrain, "sweep": _sweep}[stage](cfg))
 
 
 def _preprocess(cfg: Config) -> Iterator[str]:
-    pre, inputs = cfg.preprocessing, cfg.preprocessing.input_path
-    if pre.soft_masked != "keep":
-        yield f"preprocessing.soft_masked: {pre.soft_masked} is not built yet; set it to keep"
-    if pre.split.by not in ("record", "named", "tail"):
-        yield f"preprocessing.split.by: {pre.split.by} is not built yet; set it to record, named or tail"
+    pre = cfg.preprocessing
+    if pre.split.by == "cluster":
+        yield "preprocessing.split.by: cluster is not built yet; take another"
     if pre.split.max_leakage is not None:
         yield "preprocessing.split.max_leakage is not built yet; remove it"
-    for name in ("near_duplicates", "variants", "select_regions", "label_regions", "weight_regions", "go_terms"):
-        if getattr(pre, name) is not None:
-            yield f"preprocessing.{name} is not built yet; remove it"
-    if pre.max_low_complexity_fraction is not None:
-        yield "preprocessing.max_low_complexity_fraction is not built yet; remove it"
-    if cfg.output.format != "parquet":
-        yield f"output.format: {cfg.output.format} is not built yet; set it to parquet"
-    for path in (inputs,) if isinstance(inputs, str) else inputs:
-        yield from _remote("preprocessing.input_path", path)
-    yield from _remote("output.path", cfg.output.path)
+    if pre.near_duplicates is not None:
+        yield "preprocessing.near_duplicates is not built yet; remove it"
 
 
 def _objectives(tasks: TasksConfig) -> Iterator[str]:
@@ -79,30 +69,13 @@ def _pretrain(cfg: Config) -> Iterator[str]:
         yield "curriculum is not built yet; remove it"
     if cfg.compression is not None and cfg.compression.method is not None:
         yield f"compression.method: {cfg.compression.method} is not built yet; remove it"
-    if isinstance(cfg.data.train_path, tuple):
-        yield "data.train_path: mixing several datasets is not built yet; name one"
-    if cfg.data.reverse_complement or cfg.data.max_shift:
-        yield "data.reverse_complement and data.max_shift are not built yet; remove them"
-    yield from _read_path("data.train_path", cfg.data.train_path)
-    yield from _read_path("data.val_path", cfg.data.val_path)
     yield from _remote("training.output_dir", cfg.training.output_dir)
     yield from _remote("training.init_from", cfg.training.init_from)
-
-
-def _evaluate(cfg: Config) -> Iterator[str]:
-    yield from _read_path("data.eval_data", cfg.data.eval_data)
 
 
 def _sweep(cfg: Config) -> Iterator[str]:
     if cfg.tune is not None and cfg.tune.space is not None:
         yield f"tune.space: {cfg.tune.space} is not built yet, nor are other sweeps; remove it"
-
-
-def _read_path(setting: str, paths: str | tuple[str, ...] | None) -> Iterator[str]:
-    for path in (paths,) if isinstance(paths, str) else paths or ():
-        if path.endswith((".h5", ".hdf5")):
-            yield f"{setting}: reading HDF5 files ({path}) is not built yet; give the folder that `hyena-glt preprocess` wrote"
-        yield from _remote(setting, path)
 
 
 def _remote(setting: str, path: str | None) -> Iterator[str]:

@@ -1,13 +1,12 @@
 """Training batches as a function of (data, seed, step): rank and world size only choose the slice. Runs on the workers.
 
-Step s takes rows s*G to (s+1)*G of an endless stream, G rows in the global batch. The stream is one epoch after another; an
-epoch is a seeded permutation of row groups, then a seeded permutation of the rows inside each window of row groups. So a
-resumed run goes on exactly, also on another number of workers.
+Step s takes rows s*G to (s+1)*G of an endless stream (`order`), G rows in the global batch. So a resumed run goes on exactly, also on
+another number of workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..objectives import Example, Objective
 from ..tokenizers.base import PAD
-from .dataset import Rows
+from .augment import Augmentation, opposite_strand
+from .dataset import Rows, TokenRows, frame
+from .mixture import Mixture
+from .order import Stream
 
 EVAL_SEED = 20_000
 """Masks of an evaluation are the same every time, so that two losses can be compared."""
@@ -42,96 +44,93 @@ class Slice:
         return np.arange(start, start + self.batch_size)
 
 
-class Shuffle:
-    """From places in the stream to row numbers; keeps the current epoch's order and the current window's rows."""
-
-    def __init__(self, group_sizes: np.ndarray, *, seed: int, window_groups: int) -> None:
-        self.num_rows = int(group_sizes.sum())
-        self._sizes, self._seed, self._window_groups = group_sizes, seed, window_groups
-        self._first_rows = np.concatenate([[0], np.cumsum(group_sizes)])
-        self._epoch, self._window = -1, (-1, -1)
-
-    def rows(self, positions: np.ndarray) -> np.ndarray:
-        """Row numbers, int64, at `positions` of the endless stream."""
-        return np.array([self._row(*divmod(int(position), self.num_rows)) for position in positions], np.int64)
-
-    def _row(self, epoch: int, place: int) -> int:
-        if epoch != self._epoch:
-            self._draw_epoch(epoch)
-        window = int(np.searchsorted(self._window_starts, place, side="right")) - 1
-        if (epoch, window) != self._window:
-            self._draw_window(epoch, window)
-        return int(self._window_rows[place - self._window_starts[window]])
-
-    def _draw_epoch(self, epoch: int) -> None:
-        """Order of the row groups, and the place at which each window of them starts."""
-        self._order = np.random.default_rng([self._seed, epoch]).permutation(len(self._sizes))
-        starts = np.concatenate([[0], np.cumsum(self._sizes[self._order])])
-        self._window_starts = starts[: -1 : self._window_groups]
-        self._epoch = epoch
-
-    def _draw_window(self, epoch: int, window: int) -> None:
-        """Row numbers of one window in their shuffled order."""
-        groups = self._order[window * self._window_groups : (window + 1) * self._window_groups]
-        rows = np.concatenate([np.arange(self._first_rows[g], self._first_rows[g + 1]) for g in groups])
-        self._window_rows = np.random.default_rng([self._seed, epoch, window]).permutation(rows)
-        self._window = (epoch, window)
-
-
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """An `Example` as tensors: inputs, targets int64 [B, L]; padding bool [B, L]; the counts stay on the host."""
+    """An `Example` as tensors: inputs, targets int64 [B, L]; padding bool [B, L]; weights float32 [B, L] or None. Sums stay on the host."""
 
     inputs: torch.Tensor
     targets: torch.Tensor
     padding: torch.Tensor
+    weights: torch.Tensor | None
     num_scored: int
-    num_tokens: int
+    total_weight: float
+    """Sum of the scored positions' weights."""
+    domain_tokens: tuple[int, ...]
+    """Positions that are not padding, by domain."""
 
     @classmethod
-    def of(cls, example: Example) -> Batch:
+    def of(cls, example: Example, domains: np.ndarray | None = None, num_domains: int = 1) -> Batch:
+        """`domains` int64 [B] says where each row is from; default: all from one."""
+        tokens = (~example.padding).sum(axis=1)
+        by_domain = np.bincount(np.zeros_like(tokens) if domains is None else domains, tokens, num_domains)
         return cls(
             torch.from_numpy(example.inputs),
             torch.from_numpy(example.targets),
             torch.from_numpy(example.padding),
+            None if example.weights is None else torch.from_numpy(example.weights),
             example.num_scored,
-            example.num_tokens,
+            example.total_weight,
+            tuple(by_domain.astype(int).tolist()),
         )
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions that are not padding."""
+        return sum(self.domain_tokens)
 
     def pin_memory(self) -> Batch:
         """Called by torch's DataLoader when pinned memory is asked for."""
-        pinned = (tensor.pin_memory() for tensor in (self.inputs, self.targets, self.padding))
-        return Batch(*pinned, self.num_scored, self.num_tokens)
+        return self._with_tensors(torch.Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
         """On `device`, without waiting for the copy when it comes from pinned memory."""
-        moved = (tensor.to(device, non_blocking=True) for tensor in (self.inputs, self.targets, self.padding))
-        return Batch(*moved, self.num_scored, self.num_tokens)
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _with_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        tensors = (self.inputs, self.targets, self.padding, self.weights)
+        changed = (None if tensor is None else change(tensor) for tensor in tensors)
+        return Batch(*changed, self.num_scored, self.total_weight, self.domain_tokens)
 
 
 @dataclass(slots=True)
 class TrainingBatches(Dataset):
     """Micro-step -> Batch, for one worker."""
 
-    rows: Rows
+    mixture: Mixture
     objective: Objective
     seed: int
     part: Slice
     shuffle_row_groups: int
-    _shuffle: Shuffle = field(init=False)
+    augmentation: Augmentation | None = None
+    _stream: Stream = field(init=False)
 
     def __post_init__(self) -> None:
-        self._shuffle = Shuffle(self.rows.group_sizes(), seed=self.seed, window_groups=self.shuffle_row_groups)
+        sizes = [rows.group_sizes() for rows in self.mixture.rows]
+        self._stream = Stream(sizes, self.mixture.shares, seed=self.seed, window_groups=self.shuffle_row_groups)
 
     def __getitem__(self, micro_step: int) -> Batch:
         positions = self.part.positions(micro_step)
-        ids = self.rows.read(self._shuffle.rows(positions))
-        return Batch.of(self.objective(ids, [np.random.default_rng([self.seed, int(p)]) for p in positions]))
+        domains, numbers = self._stream.rows(positions)
+        rows = self._read(domains, numbers, positions)
+        rngs = [np.random.default_rng([self.seed, int(p)]) for p in positions]
+        return Batch.of(self.objective(rows.ids, rngs, rows.weights), domains, len(self.mixture.rows))
+
+    def _read(self, domains: np.ndarray, numbers: np.ndarray, positions: np.ndarray) -> TokenRows:
+        """The rows as the model shall see them, [B, width]."""
+        if self.augmentation is None:
+            rows = self.mixture.tokens(domains, numbers)
+        else:
+            shifts, turned = self.augmentation.draw(positions)
+            rows = opposite_strand(self.mixture.tokens(domains, numbers, shifts), turned, self.mixture.tokenizer)
+        return frame(rows) if self.mixture.tokenizer.add_special_tokens else rows
 
 
 @dataclass(slots=True)
 class EvaluationBatches(Dataset):
-    """Micro-batch number -> Batch: every row once, in order; all workers get equally many, filled up with empty rows."""
+    """Micro-batch number -> Batch: every row once, in order; all workers get equally many, filled up with empty rows.
+
+    Without weights, so that a loss is of all bases alike and can be compared between runs that weigh them differently.
+    """
 
     rows: Rows
     objective: Objective

@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .complexity import low_complexity_fraction
 from .fasta import unambiguous
-from .job import Filters, Job, Task, bases_file
+from .job import Filters, Job, Task
+from .scratch import bases_file
 from .windows import Windows, windows_between
 
 
@@ -90,6 +92,9 @@ def drop_reasons(block: Block, filters: Filters) -> dict[str, np.ndarray]:
     reasons = {"short": block.length_W < filters.min_length}
     if filters.max_ambiguous_fraction < 1:
         reasons["ambiguous"] = ambiguous_bases(block, filters) > filters.max_ambiguous_fraction * block.length_W
+    if filters.max_low_complexity_fraction < 1:
+        low_W = low_complexity_fraction(block.letters_WL, filters.sequence_type)
+        reasons["low_complexity"] = low_W > filters.max_low_complexity_fraction
     taken_W = np.zeros(len(block.length_W), bool)
     for reason, dropped_W in reasons.items():
         reasons[reason] = dropped_W & ~taken_W

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from ..errors import DataError
 from ..tokenizers import Tokenizer, load_tokenizer
 from ..tokenizers.base import CLS, PAD, SEP
 from .manifest import Manifest, Shard, locate_split, read_manifest
-from .readers import read_columns, read_row_group, row_group_sizes
+from .places import Places, read_places
+from .readers import all_row_group_sizes, read_row_group
+from .row_format import WEIGHT
+from .storage import Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,19 @@ class RowGroup:
     num_rows: int
 
 
+@dataclass(frozen=True, slots=True)
+class TokenRows:
+    """B rows of L tokens, padding at the end: ids [B, L]; their weights in the loss float32 [B, L], or None where all count 1."""
+
+    ids: np.ndarray
+    weights: np.ndarray | None
+
+    @property
+    def filled(self) -> np.ndarray:
+        """Tokens of each row that are not padding, int64 [B]."""
+        return (self.ids != PAD).sum(axis=1)
+
+
 @dataclass(slots=True)
 class Rows:
     """The rows of one split, numbered from 0 in the order of the genome.
@@ -32,7 +46,7 @@ class Rows:
     With `sequence_length` S, a stored row of more than S tokens becomes several: nothing is lost, the last is padded.
     """
 
-    folder: Path
+    folder: Location
     split: str
     manifest: Manifest
     tokenizer: Tokenizer
@@ -41,7 +55,7 @@ class Rows:
     row_groups: tuple[RowGroup, ...]
     cached_row_groups: int
     """Row groups kept in memory, about 1 MiB of ids each."""
-    _cache: OrderedDict[int, np.ndarray] = field(default_factory=OrderedDict)
+    _cache: OrderedDict[tuple[str, int], np.ndarray] = field(default_factory=OrderedDict)
 
     @property
     def pieces(self) -> int:
@@ -72,38 +86,47 @@ class Rows:
         """Share of positions that hold [PAD]."""
         return 1.0 - self.num_tokens / (self.num_rows * self.piece_length)
 
+    @property
+    def weighted(self) -> bool:
+        """Whether the tokens have weights."""
+        return "weights" in self.manifest.columns
+
     def group_sizes(self) -> np.ndarray:
         """Rows in each row group, int64 [groups]."""
         return np.array([group.num_rows * self.pieces for group in self.row_groups], np.int64)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Token ids [len(rows), width] in the order asked for."""
-        starts = np.concatenate([[0], np.cumsum(self.group_sizes())])
-        groups = np.searchsorted(starts, rows, side="right") - 1
-        ids = np.stack([self._group(int(g))[int(r - starts[g])] for g, r in zip(groups, rows, strict=True)])
+        """Token ids [len(rows), width] in the order asked for, with the tokenizer's [CLS] and [SEP]."""
+        ids = self._gather("input_ids", rows)
         return add_specials(ids) if self.tokenizer.add_special_tokens else ids
 
-    def shared_bases(self) -> np.ndarray:
-        """Bases at the start of each stored row that the row before it holds too, int64 [stored rows]; 0 without overlap."""
-        places = pa.concat_tables(read_columns(self.folder / shard.path, ["source", "record", "start", "length"]) for shard in self.shards)
-        start, length = (places[name].to_numpy().astype(np.int64) for name in ("start", "length"))
-        source, record = (places[name].combine_chunks().dictionary_encode().indices.to_numpy() for name in ("source", "record"))
-        follows = (source[1:] == source[:-1]) & (record[1:] == record[:-1])
-        shared = np.clip(start[:-1] + length[:-1] - start[1:], 0, None)
-        return np.concatenate([[0], np.where(follows, shared, 0)])
+    def tokens(self, rows: np.ndarray) -> TokenRows:
+        """Ids and weights [len(rows), piece_length] in the order asked for, without specials."""
+        weights = self._gather("weights", rows).astype(np.float32) if self.weighted else None
+        return TokenRows(self._gather("input_ids", rows), weights)
 
-    def _group(self, number: int) -> np.ndarray:
-        """Ids of one row group, cut to pieces; the most recently used stay in memory."""
-        if number in self._cache:
-            self._cache.move_to_end(number)
-            return self._cache[number]
+    def places(self) -> Places:
+        """Where the stored rows lie; reads four columns of every shard."""
+        return read_places(self.folder / shard.path for shard in self.shards)
+
+    def _gather(self, column: str, rows: np.ndarray) -> np.ndarray:
+        """A packed column [len(rows), piece_length]."""
+        starts = np.concatenate([[0], np.cumsum(self.group_sizes())])
+        groups = np.searchsorted(starts, rows, side="right") - 1
+        return np.stack([self._group(column, int(g))[int(r - starts[g])] for g, r in zip(groups, rows, strict=True)])
+
+    def _group(self, column: str, number: int) -> np.ndarray:
+        """A packed column of one row group, cut to pieces; the most recently used stay in memory."""
+        if (column, number) in self._cache:
+            self._cache.move_to_end((column, number))
+            return self._cache[column, number]
         group = self.row_groups[number]
-        path = self.folder / self.shards[group.shard].path
-        ids = cut_rows(read_row_group(path, group.index, "input_ids", self.tokenizer.dtype, self.manifest.width), self.piece_length)
-        self._cache[number] = ids
-        if len(self._cache) > self.cached_row_groups:
+        path, dtype = self.folder / self.shards[group.shard].path, WEIGHT if column == "weights" else self.tokenizer.dtype
+        values = cut_rows(read_row_group(path, group.index, column, dtype, self.manifest.width), self.piece_length)
+        self._cache[column, number] = values
+        if len(self._cache) > self.cached_row_groups * (1 + self.weighted):
             self._cache.popitem(last=False)
-        return ids
+        return values
 
 
 def open_rows(path: str, split: str, sequence_length: int | None = None, *, cached_row_groups: int = 2) -> Rows:
@@ -118,17 +141,16 @@ def open_rows(path: str, split: str, sequence_length: int | None = None, *, cach
     if split not in manifest.splits:
         raise DataError(f"{folder} has no split {split!r}, only {', '.join(sorted(manifest.splits))}")
     shards = tuple(manifest.splits[split].shards)
-    groups = [
-        RowGroup(number, index, size) for number, shard in enumerate(shards) for index, size in enumerate(row_group_sizes(folder, shard))
-    ]
-    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    sizes = all_row_group_sizes(folder, shards)
+    groups = [RowGroup(shard, index, size) for shard, of_shard in enumerate(sizes) for index, size in enumerate(of_shard)]
+    tokenizer = load_tokenizer(manifest.tokenizer)
     return Rows(folder, split, manifest, tokenizer, sequence_length, shards, tuple(groups), cached_row_groups)
 
 
-def cut_rows(ids: np.ndarray, length: int) -> np.ndarray:
-    """[rows, width] -> [rows * ceil(width / length), length], the last piece of a row padded."""
-    width = ids.shape[1]
-    padded = np.pad(ids, ((0, 0), (0, -width % length)), constant_values=PAD)
+def cut_rows(values: np.ndarray, length: int) -> np.ndarray:
+    """[rows, width] -> [rows * ceil(width / length), length], the last piece of a row padded with 0: [PAD], or no weight."""
+    width = values.shape[1]
+    padded = np.pad(values, ((0, 0), (0, -width % length)))
     return padded.reshape(-1, length)
 
 
@@ -139,3 +161,8 @@ def add_specials(ids: np.ndarray) -> np.ndarray:
     filled = (ids != PAD).sum(axis=1)  # padding stands only at the end
     framed[np.arange(len(ids)), filled + 1] = SEP
     return framed
+
+
+def frame(rows: TokenRows) -> TokenRows:
+    """`add_specials` to ids and weights; the specials weigh nothing, as they are never predicted."""
+    return TokenRows(add_specials(rows.ids), None if rows.weights is None else np.pad(rows.weights, ((0, 0), (1, 1))))

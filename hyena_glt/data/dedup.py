@@ -17,7 +17,7 @@ import ray.data
 from .blocks import Block, blocks_of, drop_reasons
 from .fasta import DIGEST_BYTES
 from .job import Job, Task
-from .manifest import SCRATCH
+from .scratch import SCRATCH
 from .stages import Row, result_tables, results, task_rows
 
 WINDOWS_PER_BUCKET = 1_000_000

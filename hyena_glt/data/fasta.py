@@ -11,13 +11,13 @@ import hashlib
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 
 from ..dna import ALPHABETS, SequenceType
 from ..errors import DataError
+from .storage import Location, open_binary, size
 
 CHUNK_BYTES = 1 << 20
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
@@ -63,7 +63,7 @@ def unambiguous(sequence_type: SequenceType) -> bytes:
     return ALPHABETS[sequence_type] if sequence_type == "protein" else b"ACGTU"
 
 
-def read_fasta(path: Path, sequence_type: SequenceType, sink: BinaryIO | None = None, *, find_lower_case: bool = False) -> Contents:
+def read_fasta(path: Location, sequence_type: SequenceType, sink: BinaryIO | None = None, *, find_lower_case: bool = False) -> Contents:
     """The records of a file, their clean letters written to `sink`, and its lower-case stretches if they are asked for.
 
     Raises DataError, with file, record and line, when the file is empty, cut short or not FASTA, when a letter is none of the
@@ -107,7 +107,7 @@ def _upper_table(sequence_type: SequenceType) -> bytes:
     return bytes(letter if letter in allowed else 0 for letter in bytes(range(256)).upper())
 
 
-def _pieces(path: Path) -> Iterator[Piece]:
+def _pieces(path: Location) -> Iterator[Piece]:
     """Cut a file into headers and what stands below them; DataError if it does not start like FASTA."""
     read, held, at_line_start, begun = 0, b"", True, False
     for chunk in _chunks(path):
@@ -140,9 +140,9 @@ def _next_header(chunk: bytes, start: int) -> int:
     return at if at > 0 else len(chunk)
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _chunks(path: Location) -> Iterator[bytes]:
     """The uncompressed bytes of a file; DataError when a compressed one is cut short or damaged."""
-    with path.open("rb", buffering=0) as file:
+    with open_binary(path) as file:
         start = file.read(18)
         file.seek(0)
         if start[:2] != b"\x1f\x8b":
@@ -156,11 +156,11 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 @contextmanager
-def _gzip_errors(path: Path) -> Iterator[None]:
+def _gzip_errors(path: Location) -> Iterator[None]:
     try:
         yield
     except EOFError as error:
-        raise DataError(f"{path}: gzip file is cut short ({path.stat().st_size:,} bytes); copy it again from its source") from error
+        raise DataError(f"{path}: gzip file is cut short ({size(path):,} bytes); copy it again from its source") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: gzip file is damaged ({error}); copy it again from its source") from error
 
@@ -170,7 +170,7 @@ def _ends_with(file: BinaryIO, end: bytes) -> bool:
     return file.read() == end
 
 
-def _line_at(path: Path, offset: int) -> int:
+def _line_at(path: Location, offset: int) -> int:
     """The line, from 1, of a byte of the uncompressed file; for messages alone, so that reading need not count lines."""
     line, left = 1, offset
     for chunk in _chunks(path):
@@ -180,7 +180,7 @@ def _line_at(path: Path, offset: int) -> int:
     return line
 
 
-def _refuse_other_formats(path: Path, start: bytes, offset: int) -> None:
+def _refuse_other_formats(path: Location, start: bytes, offset: int) -> None:
     """DataError unless the first line that is not blank begins a record."""
     if start and not start.startswith(b">"):
         kind = " (this looks like FASTQ)" if start.startswith(b"@") else " (this looks like GenBank)" if start.startswith(b"LOCUS") else ""
@@ -189,7 +189,7 @@ def _refuse_other_formats(path: Path, start: bytes, offset: int) -> None:
         raise DataError(f"{path}: is not FASTA: {found}, a record starts with '>'; convert the file or leave it out")
 
 
-def _name(path: Path, header: Piece) -> str:
+def _name(path: Location, header: Piece) -> str:
     """The first word of a header line."""
     words = header.text[1:].split(maxsplit=1)
     if not words:
@@ -197,7 +197,7 @@ def _name(path: Path, header: Piece) -> str:
     return words[0].decode("utf-8", errors="backslashreplace")
 
 
-def _refuse_letter(path: Path, name: str, piece: Piece, upper: bytes, sequence_type: SequenceType) -> NoReturn:
+def _refuse_letter(path: Location, name: str, piece: Piece, upper: bytes, sequence_type: SequenceType) -> NoReturn:
     """DataError that names the first letter that does not belong."""
     at = next(i for i, letter in enumerate(piece.text) if not upper[letter] and letter not in BLANK)
     letter = piece.text[at : at + 1]
@@ -212,7 +212,7 @@ def _refuse_letter(path: Path, name: str, piece: Piece, upper: bytes, sequence_t
     raise DataError(f"{path}, record {name!r}, line {_line_at(path, piece.offset + at)}: {problem}")
 
 
-def _refuse_repeated_name(path: Path, name: str, offsets: dict[str, int], header: Piece) -> None:
+def _refuse_repeated_name(path: Location, name: str, offsets: dict[str, int], header: Piece) -> None:
     """DataError if a record before has this name; `offsets` is where each record begins."""
     if name in offsets:
         first, line = _line_at(path, offsets[name]), _line_at(path, header.offset)

@@ -7,34 +7,76 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..config.preprocessing import PreprocessingConfig
 from ..errors import DataError
+from .storage import Location, Url, find_objects, location
 
 SUFFIXES = tuple(kind + packed for kind in (".fa", ".fasta", ".fna", ".ffn", ".frn", ".faa") for packed in ("", ".gz", ".bgz"))
 """What a FASTA file in a folder is called; a file named by itself may be called anything."""
+STRUCTURES = tuple(kind + packed for kind in (".pdb", ".ent", ".cif", ".mmcif") for packed in ("", ".gz"))
+"""What a structure file is called, wherever it lies."""
+SECTIONS = ("variants", "select_regions", "label_regions", "weight_regions", "go_terms")
+"""The sections of `preprocessing` that name files of their own."""
 
 
-def find_inputs(paths: str | Sequence[str]) -> dict[str, Path]:
-    """Source name -> absolute path, sorted by name, for files, folders (searched through) and globs.
+def find_inputs(paths: str | Sequence[str]) -> dict[str, Location]:
+    """Source name -> absolute path or URL, sorted by name, for files, folders (searched through) and globs.
 
     A source is the file's path below the folder that all have in common: the plain file name if they lie in one folder.
     DataError for a path that yields no FASTA file.
     """
-    files = {Path(os.path.abspath(file)) for path in ([paths] if isinstance(paths, str) else paths) for file in _expand(path)}
-    common = os.path.commonpath([file.parent for file in files])
-    return dict(sorted((file.relative_to(common).as_posix(), file) for file in files))
+    files = {file for path in ([paths] if isinstance(paths, str) else paths) for file in _expand(path)}
+    names = {file: str(file) for file in files}
+    common = os.path.commonpath([os.path.dirname(name) for name in names.values()]) if len({type(file) for file in files}) == 1 else ""
+    return dict(sorted((name[len(common) :].lstrip("/"), file) for file, name in names.items()))
 
 
-def _expand(path: str) -> list[Path]:
+def find_annotations(cfg: PreprocessingConfig) -> dict[str, list[Path]]:
+    """Section of `preprocessing` -> its files, for the sections that are there; DataError for a path that yields none."""
+    found = {}
+    for name in SECTIONS:
+        if section := getattr(cfg, name):
+            paths = (section.path,) if isinstance(section.path, str) else section.path
+            found[name] = [Path(os.path.abspath(file)) for path in paths for file in _matches(f"preprocessing.{name}.path", path)]
+    return found
+
+
+def _matches(setting: str, path: str) -> list[str]:
+    files = [match for match in sorted(glob.glob(path, recursive=True)) if Path(match).is_file()]
+    if not files:
+        raise DataError(f"{setting}: no file {path!r}; check the path")
+    return files
+
+
+def _expand(path: str) -> list[Location]:
     """The files that one entry of `input_path` means."""
+    place = location(path)
+    if isinstance(place, Url):
+        return _expand_url(place)
+    return [Path(os.path.abspath(file)) for file in _expand_local(path)]
+
+
+def _expand_url(url: Url) -> list[Location]:
+    found = find_objects(url)
+    files = found if found == [url] else [item for item in found if item.name.lower().endswith(SUFFIXES)]
+    if not files:
+        raise DataError(f"preprocessing.input_path: no input in {url}: {'nothing there has a FASTA name' if found else 'nothing is there'}")
+    if structures := [item for item in files if item.name.lower().endswith(STRUCTURES)]:
+        raise DataError(f"preprocessing.input_path: {structures[0]}: structures are read from local files; copy it to a folder")
+    return [*files]
+
+
+def _expand_local(path: str) -> list[Path]:
     if Path(path).is_file():
         return [Path(path)]
     found = [Path(path)] if Path(path).exists() else [Path(match) for match in glob.glob(path, recursive=True)]
-    files = [file for item in found for file in (_fasta_below(item) if item.is_dir() else [item])]
+    files = [file for item in found for file in (_sequences_below(item) if item.is_dir() else [item])]
     if not files:
-        reason = "nothing there has a FASTA name (" + " ".join(s for s in SUFFIXES if "z" not in s) + ", also with .gz or .bgz)"
+        names = " ".join(suffix for suffix in SUFFIXES + STRUCTURES if not suffix.endswith("z"))
+        reason = f"nothing there has the name of a FASTA or structure file ({names}, also with .gz or .bgz)"
         raise DataError(f"preprocessing.input_path: no input in {path!r}: {reason if found else 'no such file or folder'}")
     return files
 
 
-def _fasta_below(folder: Path) -> list[Path]:
-    return [file for file in folder.rglob("*") if file.name.lower().endswith(SUFFIXES) and file.is_file()]
+def _sequences_below(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.name.lower().endswith(SUFFIXES + STRUCTURES) and file.is_file()]

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from ..dna import SequenceType
 from ..tokenizers import Tokenizer
-from .manifest import SCRATCH
+from .features import Weights
 from .row_format import RowFormat
+from .scratch import SCRATCH
+from .sources.intervals import Intervals
+from .storage import Location
 from .windows import Cut, Regions
 
 ROW_GROUP_TOKENS = 1 << 20
@@ -39,6 +42,7 @@ class Filters:
     sequence_type: SequenceType
     min_length: int
     max_ambiguous_fraction: float = 1.0
+    max_low_complexity_fraction: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +50,10 @@ class Job:
     """Passed to the workers once, through Ray's object store."""
 
     output: Path
+    """Where the scratch folder lies, and what is written before it goes to `destination`."""
+    destination: Location
+    """The output folder; `output` itself unless it is an object store."""
+    format: Literal["parquet", "hdf5"]
     sources: tuple[str, ...]
     """The name of each input file, by its number."""
     regions: Mapping[str, Regions]
@@ -55,10 +63,20 @@ class Job:
     compress: bool
     repeated_places: np.ndarray
     """int64, sorted: the windows, by the place of their first base, that repeat an earlier one."""
+    weights: Weights | None = None
+    labels: Intervals | None = None
 
     @property
     def row_format(self) -> RowFormat:
-        return RowFormat(width=self.tokenizer.num_tokens(self.cut.max_length), dtype=self.tokenizer.dtype)
+        return RowFormat(
+            width=self.tokenizer.num_tokens(self.cut.max_length), dtype=self.tokenizer.dtype,
+            weights=self.weights is not None, labels=self.labels is not None,
+        )
+
+    @property
+    def shards(self) -> Path:
+        """Where shards are written; those that will be converted do not show in the output."""
+        return self.output if self.format == "parquet" else self.output / SCRATCH / "shards"
 
     @property
     def rows_per_group(self) -> int:
@@ -69,8 +87,3 @@ class Job:
         for split, regions in self.regions.items():
             for number, first in enumerate(range(0, regions.num_windows, windows_per_task)):
                 yield Task(split, number, first, min(first + windows_per_task, regions.num_windows))
-
-
-def bases_file(output: Path, number: int) -> Path:
-    """The clean letters of one input file."""
-    return output / SCRATCH / "bases" / f"{number:05d}"

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..errors import DataError
-from ..files import atomic_write
+from .hdf5 import is_hdf5
+from .readers import embedded_manifest
+from .scratch import SCRATCH
+from .storage import Location, is_folder, location, names_in, read_bytes, size, write_bytes
 
 SCHEMA_VERSION = 2
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
-SCRATCH = ".preprocess"
-"""Where an unfinished run keeps its intermediate files, inside the output folder."""
 
 Json = Mapping[str, Any]
 Dropped = dict[str, dict[str, int]]
@@ -44,7 +46,7 @@ class InputFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """One Parquet file; `path` is relative to the folder, `tokens` leaves out padding, `size` is in bytes."""
+    """One Parquet or HDF5 file; `path` is relative to the folder, `tokens` leaves out padding, `size` is in bytes."""
 
     path: str
     rows: int
@@ -76,6 +78,8 @@ class Manifest:
     inputs: tuple[InputFile, ...]
     splits: Mapping[str, SplitManifest]
     dropped: Dropped
+    variants: Mapping[str, int] = field(default_factory=dict)
+    """What became of the variants that haplotypes were built with, counted."""
 
 
 def canonical_json(value: Json) -> bytes:
@@ -118,52 +122,72 @@ def _split(fields: dict[str, Any]) -> SplitManifest:
     return SplitManifest(**fields | {"shards": tuple(Shard(**shard) for shard in fields["shards"])})
 
 
-def read_manifest(folder: str | Path) -> Manifest:
-    """The manifest of a preprocessed folder; DataError when it is missing or any byte of it has changed."""
-    path = Path(folder) / MANIFEST
+def read_manifest(folder: str | Location) -> Manifest:
+    """The manifest of a preprocessed folder, or of an HDF5 file; DataError when it is missing or any byte of it has changed."""
+    place = location(folder)
+    path = place if is_hdf5(place) else place / MANIFEST
     try:
-        return decode_manifest(path.read_bytes())
+        return _manifest_within(place) if is_hdf5(place) else decode_manifest(read_bytes(path))
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {_state(Path(folder))}") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {_state(place)}") from error
     except ValueError as error:
         raise DataError(f"{path}: is damaged, {error}; restore it, or preprocess again into a new folder") from error
 
 
-def write_manifest(folder: str | Path, manifest: Manifest) -> None:
+def _manifest_within(path: Location) -> Manifest:
+    """The manifest inside an HDF5 file that stands for itself: its own only shard, whose checksum is not known."""
+    found = size(path)
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    manifest = decode_manifest(embedded_manifest(path))
+    splits = {
+        name: replace(split, shards=(Shard(path=".", rows=split.rows, tokens=split.tokens, size=found, sha256=""),))
+        for name, split in manifest.splits.items()
+    }
+    return replace(manifest, splits=splits)
+
+
+def write_manifest(folder: str | Location, manifest: Manifest) -> None:
     """Write manifest.json in one step: a reader sees none or the whole."""
-    atomic_write(Path(folder) / MANIFEST, encode_manifest(manifest))
+    write_bytes(location(folder) / MANIFEST, encode_manifest(manifest))
 
 
-def output_around(path: str | Path) -> tuple[Path, str | None]:
-    """(folder, split) if `path` is a split folder of a preprocessing output, else `path` itself and no split. Nothing is checked."""
-    folder = Path(path)
-    if folder.name in SPLITS and (folder.parent / MANIFEST).is_file():
-        return folder.parent, folder.name
-    return folder, None
+def output_around(path: str | Location) -> tuple[Location, str | None]:
+    """(folder, split) if `path` is a split folder or an HDF5 file of a preprocessing output, else `path` itself and no split.
+
+    An HDF5 file without a manifest beside it stands for itself. Nothing is checked.
+    """
+    place = location(path)
+    split = place.stem if is_hdf5(place) else place.name
+    if split in SPLITS and size(place.parent / MANIFEST) is not None and not (is_hdf5(place) and is_folder(place.parent / split)):
+        return place.parent, split
+    return place, None
 
 
-def locate_split(path: str | Path, split: str) -> tuple[Path, str]:
-    """(folder, split) for a preprocessing output, or for one of its split folders, whose own name then counts.
+def locate_split(path: str | Location, split: str) -> tuple[Location, str]:
+    """(folder, split) for a preprocessing output, or for one of its split folders or HDF5 files, whose own name then counts.
 
-    DataError, with what was found instead, for anything else.
+    An HDF5 file that stands for itself is its own folder. DataError, with what was found instead, for anything else.
     """
     folder, named = output_around(path)
     split = named or split
-    if not (folder / MANIFEST).is_file():
+    if is_hdf5(folder):
+        return folder, next(iter(read_manifest(folder).splits))
+    if size(folder / MANIFEST) is None:
         raise DataError(f"{folder} is neither a preprocessing output nor one of its split folders: {_state(folder)}")
-    if not (folder / split).is_dir():
-        found = [name for name in SPLITS if (folder / name).is_dir()]
+    found = [name for name in SPLITS if is_folder(folder / name) or size(folder / f"{name}.h5") is not None]
+    if split not in found:
         raise DataError(f"{folder} has no {split} split, only {', '.join(found)}; preprocess again with preprocessing.split.{split}")
     return folder, split
 
 
-def _state(folder: Path) -> str:
+def _state(folder: Location) -> str:
     """What stands where a preprocessed folder was expected, and what to do."""
-    if not folder.exists():
+    if not is_folder(folder):
+        if size(folder) is not None:
+            return "it is a file; name the folder that `hyena-glt preprocess` wrote"
         return "nothing is there; check the path, or make it with `hyena-glt preprocess`"
-    if not folder.is_dir():
-        return "it is a file; name the folder that `hyena-glt preprocess` wrote"
-    if (folder / SCRATCH).is_dir():
+    found = names_in(folder)
+    if SCRATCH in found:
         return "a preprocessing run has not finished there; the same `hyena-glt preprocess` command goes on with it"
-    found = sorted(item.name for item in folder.iterdir())
     return f"it holds {', '.join(found[:5]) or 'nothing'}{', ...' if len(found) > 5 else ''}; make it with `hyena-glt preprocess`"

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..config import require_built
 from ..config.tree import Config
 from ..errors import ConfigError, DataError
 from ..tokenizers import Tokenizer, build_tokenizer
+from .coordinates import Coordinates, load_lifts
 from .dedup import is_repeat, split_digests
+from .features import Features, read_features
 from .index import OnProgress, checksums
-from .inputs import find_inputs
+from .inputs import find_annotations, find_inputs
 from .job import Filters, Job, Task
 from .manifest import SPLITS, Dropped, InputFile, count_dropped
 from .resume import identity, sections
+from .scratch import lower_case_file
+from .sources.intervals import Stretches, intersect, subtract, union
 from .splits import refuse_unknown_names, split_places
+from .storage import Location, location, size
 from .windows import Cut, make_regions
 
 
@@ -32,9 +39,14 @@ class Run:
     tokenizer: Tokenizer
     cut: Cut
     output: Path
-    inputs: Mapping[str, Path]
-    """Source name -> file, in the order of the rows."""
+    """Where the run works: the destination, or the scratch folder of one that is an object store."""
+    destination: Location
+    inputs: Mapping[str, Location]
+    """Source name -> file of sequences, in the order of the rows."""
+    annotations: Mapping[str, Sequence[Path]]
+    """Section of `preprocessing` -> its files."""
     sha256: Mapping[str, str]
+    """Of the inputs by source name, of the annotations by section and name."""
 
     @property
     def identity(self) -> dict[str, object]:
@@ -50,11 +62,23 @@ class DataPlan:
     job: Job
     tasks: tuple[Task, ...]
     dropped: Dropped
+    variants: Mapping[str, int]
 
     @property
     def num_bases(self) -> int:
         """Bases of all inputs."""
         return sum(item.bases for item in self.inputs)
+
+
+class Genome(NamedTuple):
+    """The records of the inputs, and of what was built from them."""
+
+    records: pa.Table
+    """Columns of `index.RECORDS` and `place`, in order."""
+    sources: tuple[str, ...]
+    """The name of each file, by its number."""
+    variants: Mapping[str, int]
+    """What became of the variants, counted."""
 
 
 def prepare(cfg: Config, on_progress: OnProgress) -> Run:
@@ -65,9 +89,22 @@ def prepare(cfg: Config, on_progress: OnProgress) -> Run:
     require_built(cfg, "preprocess")
     tokenizer = build_tokenizer(cfg.preprocessing.sequence_type, cfg.tokenization)
     cut = _check_settings(cfg, tokenizer.span)
-    inputs = find_inputs(cfg.preprocessing.input_path)
-    output = Path(os.path.abspath(str(cfg.output.path)))
-    return Run(cfg=cfg, tokenizer=tokenizer, cut=cut, output=output, inputs=inputs, sha256=checksums(inputs, on_progress))
+    inputs, annotations = find_inputs(cfg.preprocessing.input_path), find_annotations(cfg.preprocessing)
+    others = {f"{section}: {file.name}": file for section, files in annotations.items() for file in files}
+    destination = location(str(cfg.output.path))
+    if isinstance(destination, Path):
+        destination = Path(os.path.abspath(destination))
+    return Run(
+        cfg=cfg, tokenizer=tokenizer, cut=cut, output=_work_folder(cfg.output.scratch_path, destination), destination=destination,
+        inputs=inputs, annotations=annotations, sha256=checksums({**inputs, **others}, on_progress),
+    )
+
+
+def _work_folder(scratch_path: str | None, destination: Location) -> Path:
+    """The local folder of a run: apart for each object store's output, so that a stopped run is found again."""
+    if isinstance(destination, Path):
+        return destination
+    return Path(os.path.abspath(scratch_path or ".hyena-glt")) / str(destination).strip("/").replace("://", "/").replace("/", "_")
 
 
 def _check_settings(cfg: Config, span: int) -> Cut:
@@ -84,28 +121,79 @@ def _check_settings(cfg: Config, span: int) -> Cut:
     return Cut(max_length=length, stride=cfg.tokenization.stride or length)
 
 
-def make_plan(run: Run, records: pa.Table) -> DataPlan:
+def make_plan(run: Run, genome: Genome) -> DataPlan:
     """Drop empty and repeated records and divide the others.
 
     Raises ConfigError when a record that the settings name does not exist, DataError when a split gets nothing.
     """
-    pre = run.cfg.preprocessing
-    refuse_unknown_names(records["name"].to_pylist(), pre.split)
-    kept, dropped = drop_records(records, remove_duplicates=pre.remove_duplicates)
-    places = split_places(kept, pre.split, gap=run.cut.max_length)
+    pre, num_inputs = run.cfg.preprocessing, len(run.inputs)
+    refuse_unknown_names(genome.records, genome.sources, pre.split)
+    kept, dropped = drop_records(genome.records, remove_duplicates=pre.remove_duplicates)
+    if pre.variants and not pre.variants.keep_reference:
+        kept = _drop_reference(kept, num_inputs, dropped)
+    coordinates = Coordinates(kept, load_lifts(run.output, kept, num_inputs))
+    features = read_features(pre, run.annotations, coordinates, lambda: _lower_case(run, genome.records, kept, coordinates))
+    places = split_places(coordinates, genome.sources, pre.split, gap=run.cut.max_length, clusters=lambda: ())
+    places = _restrict(places, coordinates, features, dropped)
     regions = {split: make_regions(kept, stretches, run.cut) for split, stretches in places.items()}
     refuse_empty_splits(run.cfg, {split: r.num_windows for split, r in regions.items()}, dropped)
-    in_splits = sum(int((end - start).sum()) for start, end in places.values())
-    count_dropped(dropped, "split_gap", bases=int(kept["length"].to_numpy().sum()) - in_splits)
     filters = Filters(
         sequence_type=pre.sequence_type, min_length=max(pre.min_length, run.tokenizer.span),
         max_ambiguous_fraction=pre.max_ambiguous_fraction if pre.filter_n_bases else 1.0,
+        max_low_complexity_fraction=1.0 if pre.max_low_complexity_fraction is None else pre.max_low_complexity_fraction,
     )
     job = Job(
-        output=run.output, sources=tuple(run.inputs), regions=regions, cut=run.cut, filters=filters, tokenizer=run.tokenizer,
-        compress=run.cfg.output.compress, repeated_places=np.empty(0, np.int64),
+        output=run.output, destination=run.destination, format=run.cfg.output.format, sources=genome.sources, regions=regions,
+        cut=run.cut, filters=filters, tokenizer=run.tokenizer,
+        compress=run.cfg.output.compress, repeated_places=np.empty(0, np.int64), weights=features.weights, labels=features.labels,
     )
-    return DataPlan(inputs=_input_files(run, records), job=job, tasks=tuple(job.tasks(run.cfg.output.chunk_size)), dropped=dropped)
+    return DataPlan(
+        inputs=_input_files(run, genome.records), job=job, tasks=tuple(job.tasks(run.cfg.output.chunk_size)), dropped=dropped,
+        variants=genome.variants,
+    )
+
+
+def _restrict(
+    places: Mapping[str, Stretches], coordinates: Coordinates, features: Features, dropped: Dropped
+) -> dict[str, Stretches]:
+    """The places of each split that were selected and are not cut out; the others are counted."""
+    lengths = [coordinates.everything(), *places.values()]
+    total, in_splits = num_bases(lengths[:1]), num_bases(lengths[1:])
+    selected = {split: intersect(s, features.selected) if features.selected is not None else s for split, s in places.items()}
+    whole = {split: subtract(s, features.masked) if features.masked is not None else s for split, s in selected.items()}
+    count_dropped(dropped, "split_gap", bases=total - in_splits)
+    count_dropped(dropped, "not_selected", bases=in_splits - num_bases(selected.values()))
+    count_dropped(dropped, "soft_masked", bases=num_bases(selected.values()) - num_bases(whole.values()))
+    return whole
+
+
+def num_bases(stretches: Iterable[Stretches]) -> int:
+    """Bases of several lists of stretches together."""
+    return sum(int((end - start).sum()) for start, end in stretches)
+
+
+def _lower_case(run: Run, records: pa.Table, kept: pa.Table, coordinates: Coordinates) -> Stretches:
+    """The lower-case places of the inputs, and of the haplotypes built from them."""
+    first_place = {}  # of each input file
+    for file, place in zip(records["file"].to_pylist(), records["place"].to_pylist(), strict=True):
+        first_place.setdefault(file, place)
+    columns = []
+    for file in range(len(run.inputs)):
+        columns.append(np.load(lower_case_file(run.output, file)) + first_place[file])
+    lower = union(*np.concatenate(columns).T)
+    haplotypes = kept.filter(pc.greater_equal(kept["file"], len(run.inputs)))
+    for contig in set(haplotypes["contig"].to_pylist()):
+        row = records.filter(pc.equal(records["name"], contig)).slice(0, 1).to_pylist()[0]
+        start, end = intersect(lower, (np.array([row["place"]]), np.array([row["place"] + row["length"]])))
+        columns.append(np.column_stack(coordinates.places(contig, start - row["place"], end - row["place"])[:2]))
+    return union(*np.concatenate(columns).T)
+
+
+def _drop_reference(records: pa.Table, num_inputs: int, dropped: Dropped) -> pa.Table:
+    """Only the haplotypes."""
+    is_input = records["file"].to_numpy() < num_inputs
+    count_dropped(dropped, "reference_records", records=int(is_input.sum()), bases=int(records["length"].to_numpy()[is_input].sum()))
+    return records.filter(pa.array(~is_input)).combine_chunks()
 
 
 def drop_records(records: pa.Table, *, remove_duplicates: bool) -> tuple[pa.Table, Dropped]:
@@ -119,12 +207,18 @@ def drop_records(records: pa.Table, *, remove_duplicates: bool) -> tuple[pa.Tabl
 
 
 def _input_files(run: Run, records: pa.Table) -> tuple[InputFile, ...]:
-    files = records["file"].to_numpy()
-    num_records = np.bincount(files, minlength=len(run.inputs))
-    bases = np.bincount(files, weights=records["length"].to_numpy(), minlength=len(run.inputs))
+    """The files of sequences with their records; haplotypes count for the variants that they were built from."""
+    files, lengths = records["file"].to_numpy(), records["length"].to_numpy()
+    num_records, bases = np.bincount(files, minlength=len(run.inputs)), np.bincount(files, weights=lengths, minlength=len(run.inputs))
+    counted = [(source, path, int(num_records[i]), int(bases[i])) for i, (source, path) in enumerate(run.inputs.items())]
+    built = files >= len(run.inputs)
+    for section, paths in run.annotations.items():
+        of_haplotypes = (int(built.sum()), int(lengths[built].sum())) if section == "variants" else (0, 0)
+        for number, path in enumerate(paths):  # those of several VCF files are counted with the first
+            counted.append((f"{section}: {path.name}", path, *(of_haplotypes if number == 0 else (0, 0))))
     return tuple(
-        InputFile(path=source, size=path.stat().st_size, sha256=run.sha256[source], records=int(num_records[i]), bases=int(bases[i]))
-        for i, (source, path) in enumerate(run.inputs.items())
+        InputFile(path=name, size=size(path) or 0, sha256=run.sha256[name], records=num, bases=num_of_bases)
+        for name, path, num, num_of_bases in counted
     )
 
 

@@ -8,26 +8,39 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import ray
 
 from ..config.tree import Config
 from ..errors import ConfigError, DataError
 from .dedup import repeated_windows
-from .index import OnProgress, index_records
-from .job import Task
-from .manifest import SCRATCH, SPLITS, TOKENIZER, Dropped, Manifest, SplitManifest, count_dropped, write_manifest
-from .plan import DataPlan, Run, make_plan, refuse_empty_splits
+from .index import OnProgress, index_records, join, with_places
+from .job import Job, Task
+from .manifest import SPLITS, TOKENIZER, Dropped, Manifest, SplitManifest, count_dropped, write_manifest
+from .plan import DataPlan, Genome, Run, make_plan, refuse_empty_splits
 from .resume import discard, sections
+from .scratch import SCRATCH
 from .shards import Written, written
+from .single_files import converted_splits
 from .stages import quiet_ray_data, results, task_rows
+from .storage import Url, upload
 from .verify import file_sha256
+
+if TYPE_CHECKING:
+    from .population import SampleBlock
 
 
 def plan_only(run: Run, on_progress: OnProgress) -> DataPlan:
-    """Read the inputs, check every letter and plan the run; nothing is written."""
-    with quiet_ray_data():
-        return make_plan(run, index_records(run.inputs, run.cfg.preprocessing.sequence_type, None, on_progress))
+    """Read the inputs, check every letter and plan the run; what it takes stands in a temporary folder, nothing is left."""
+    beside = next(folder for folder in run.output.parents if folder.is_dir())
+    with quiet_ray_data(), TemporaryDirectory(prefix=".hyena-glt-dry-run-", dir=beside) as folder:
+        scratch = replace(run, output=Path(folder), destination=Path(folder))
+        (scratch.output / SCRATCH).mkdir()
+        plan = make_plan(scratch, read_genome(scratch, on_progress))
+        return replace(plan, job=replace(plan.job, output=run.output, destination=run.destination))
 
 
 def preprocess(run: Run, on_progress: OnProgress) -> Manifest:
@@ -38,11 +51,30 @@ def preprocess(run: Run, on_progress: OnProgress) -> Manifest:
     """
     try:
         with quiet_ray_data():
-            records = index_records(run.inputs, run.cfg.preprocessing.sequence_type, run.output, on_progress)
-            return write(run.cfg, make_plan(run, records), on_progress)
+            return write(run.cfg, make_plan(run, read_genome(run, on_progress)), on_progress)
     except (ConfigError, DataError):
-        discard(run.output)
+        discard(run.output, run.destination)
         raise
+
+
+def read_genome(run: Run, on_progress: OnProgress) -> Genome:
+    """The records of the inputs, and of the haplotypes that variants make of them; their clean letters are stored."""
+    pre = run.cfg.preprocessing
+    records = index_records(run.inputs, pre.sequence_type, run.output, on_progress, find_lower_case=pre.soft_masked != "keep")
+    if pre.variants is None:
+        return Genome(with_places(records), tuple(run.inputs), {})
+    from .population import haplotype_records, plan_blocks  # pysam is an extra
+
+    blocks, haplotypes = plan_blocks(pre.variants, run.annotations["variants"], records, first_file=len(run.inputs))
+    total, done = sum((block.end - block.start) * len(block.samples) * 2 for block in blocks), 0
+
+    def count(block: SampleBlock) -> None:
+        nonlocal done
+        done += (block.end - block.start) * len(block.samples) * 2
+        on_progress("haplotypes", done, total)
+
+    built, counts = haplotype_records(blocks, run.output, count)
+    return Genome(with_places(join([records, built])), (*run.inputs, *haplotypes), counts)
 
 
 def write(cfg: Config, plan: DataPlan, on_progress: OnProgress) -> Manifest:
@@ -61,10 +93,19 @@ def write(cfg: Config, plan: DataPlan, on_progress: OnProgress) -> Manifest:
     manifest = Manifest(
         config=sections(cfg), tokenizer=job.tokenizer.to_dict(), tokenizer_sha256=file_sha256(job.output / TOKENIZER),
         width=job.row_format.width, columns=tuple(job.row_format.schema.names), inputs=plan.inputs,
-        splits={split: summed for split, summed in splits.items() if summed.rows}, dropped=dropped,
+        splits={split: summed for split, summed in splits.items() if summed.rows}, dropped=dropped, variants=plan.variants,
     )
-    write_manifest(job.output, manifest)
-    shutil.rmtree(job.output / SCRATCH)
+    if job.format == "hdf5":
+        manifest = replace(manifest, splits=converted_splits(job, manifest))
+    return _publish(job, manifest)
+
+
+def _publish(job: Job, manifest: Manifest) -> Manifest:
+    """Write the manifest, which makes the folder whole, after all else; the scratch folder is no longer needed."""
+    if isinstance(job.destination, Url):
+        upload(job.output / TOKENIZER, job.destination / TOKENIZER)
+    write_manifest(job.destination, manifest)
+    shutil.rmtree(job.output if isinstance(job.destination, Url) else job.output / SCRATCH)
     return manifest
 
 

@@ -11,11 +11,14 @@ from pathlib import Path
 from ..config.tree import Config
 from ..errors import ConfigError
 from ..files import atomic_write
-from .manifest import MANIFEST, SCRATCH, SPLITS, TOKENIZER, Json, Manifest, canonical_json, read_manifest
+from . import inputs
+from .manifest import MANIFEST, SPLITS, TOKENIZER, Json, Manifest, canonical_json, read_manifest
+from .scratch import SCRATCH
+from .storage import Location, Url, is_folder, names_in, remove_folder, size
 
 IDENTITY = "run.json"
 SECTIONS = ("preprocessing", "tokenization", "output")
-FREE = ("preprocessing.input_path", "output.path")
+FREE = ("preprocessing.input_path", "output.path", "output.scratch_path", *(f"preprocessing.{section}.path" for section in inputs.SECTIONS))
 """Settings that do not make another run: the inputs are known by their names and checksums."""
 
 
@@ -37,12 +40,12 @@ def _leaves(tree: Json, above: str = "") -> Iterator[tuple[str, object]]:
         yield from _leaves(value, f"{above}{key}.") if isinstance(value, dict) else [(above + key, value)]
 
 
-def claim(output: Path, wanted: Mapping[str, object]) -> Manifest | None:
-    """Make `output` this run's; its manifest if the run was finished before.
+def claim(output: Path, destination: Location, wanted: Mapping[str, object]) -> Manifest | None:
+    """Make `destination` the output of this run, which works in `output`; its manifest if the run was finished before.
 
     ConfigError, naming what differs, when the folder is another run's, and when it holds something else.
     """
-    manifest = refuse_other_run(output, wanted)
+    manifest = refuse_other_run(output, destination, wanted)
     if manifest:
         shutil.rmtree(output / SCRATCH, ignore_errors=True)
         return manifest
@@ -51,18 +54,19 @@ def claim(output: Path, wanted: Mapping[str, object]) -> Manifest | None:
     return None
 
 
-def refuse_other_run(output: Path, wanted: Mapping[str, object]) -> Manifest | None:
+def refuse_other_run(output: Path, destination: Location, wanted: Mapping[str, object]) -> Manifest | None:
     """The check of `claim` alone: nothing is written."""
-    if (output / MANIFEST).exists():
-        manifest = read_manifest(output)
+    if size(destination / MANIFEST) is not None:
+        manifest = read_manifest(destination)
         found = identity(manifest.config, manifest.tokenizer, input_checksums(manifest))
-        _refuse_difference(output, found, wanted)
+        _refuse_difference(destination, found, wanted)
         return manifest
     if (output / SCRATCH / IDENTITY).exists():
-        _refuse_difference(output, json.loads((output / SCRATCH / IDENTITY).read_text()), wanted)
-    elif output.exists() and any(output.iterdir()):
-        names = ", ".join(sorted(item.name for item in output.iterdir())[:5])
-        raise ConfigError(f"output.path: {output} holds {names}, which no preprocessing run wrote; name a new or empty folder")
+        _refuse_difference(destination, json.loads((output / SCRATCH / IDENTITY).read_text()), wanted)
+    elif is_folder(destination) and (names := names_in(destination)):
+        raise ConfigError(
+            f"output.path: {destination} holds {', '.join(sorted(names)[:5])}, which no preprocessing run wrote; name a new or empty folder"
+        )
     return None
 
 
@@ -71,7 +75,7 @@ def input_checksums(manifest: Manifest) -> dict[str, str]:
     return {item.path: item.sha256 for item in manifest.inputs}
 
 
-def _refuse_difference(output: Path, found: Mapping[str, object], wanted: Mapping[str, object]) -> None:
+def _refuse_difference(output: Location, found: Mapping[str, object], wanted: Mapping[str, object]) -> None:
     keys = [key for key in sorted(found.keys() | wanted.keys()) if found.get(key) != wanted.get(key)]
     if keys:
         shown = [f"{key}: {_value(found, key)} there, {_value(wanted, key)} here" for key in keys[:10]]
@@ -88,8 +92,11 @@ def _value(settings: Mapping[str, object], key: str) -> str:
     return f"checksum {str(settings[key])[:12]}" if key.startswith("input ") else json.dumps(settings[key])
 
 
-def discard(output: Path) -> None:
+def discard(output: Path, destination: Location) -> None:
     """Remove what an unfinished run wrote, so that corrected settings or inputs may use the folder."""
     for name in (SCRATCH, *SPLITS):
         shutil.rmtree(output / name, ignore_errors=True)
-    (output / TOKENIZER).unlink(missing_ok=True)
+    for leftover in (output / TOKENIZER, *output.glob("*.h5"), *output.glob(".*.h5.*")):
+        leftover.unlink(missing_ok=True)
+    if isinstance(destination, Url):
+        remove_folder(destination)

@@ -10,26 +10,26 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.data
 
 from ..files import atomic_write
 from ..tokenizers import Tokenizer
 from ..tokenizers.base import PAD
+from . import parquet
 from .blocks import Block, blocks_of, concatenate, drop_reasons
+from .features import Weights
 from .job import Job, Task
-from .manifest import SCRATCH, Dropped, Shard, canonical_json, count_dropped
-from .row_format import pack
+from .manifest import Dropped, Shard, canonical_json, count_dropped
+from .row_format import WEIGHT, pack
+from .scratch import SCRATCH
+from .sources.intervals import Intervals, overlapping
 from .stages import Row
+from .storage import Url, size, upload
 from .verify import file_sha256
-
-ZSTD_LEVEL = 1
-"""On bases the higher levels take longer and save nothing."""
 
 
 @dataclass(slots=True)
@@ -56,43 +56,48 @@ def write_task(row: Row, *, job: ray.ObjectRef) -> Row:
     shared: Job = ray.get(job)
     task = Task(**row)
     record = (shared.output / SCRATCH / "written" / task.name).with_suffix(".json")
-    if not (record.exists() and _still_there(shared.output, Written.from_json(record.read_text()).shard)):
+    if not (record.exists() and _still_there(shared, Written.from_json(record.read_text()).shard)):
         record.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(record, canonical_json(asdict(write_shard(shared, task))))
+        atomic_write(record, canonical_json(asdict(_deliver(shared, write_shard(shared, task)))))
     return {**row, "written": record.read_text()}
 
 
-def _still_there(output: Path, shard: Shard | None) -> bool:
-    return shard is None or ((output / shard.path).is_file() and file_sha256(output / shard.path) == shard.sha256)
+def _deliver(job: Job, result: Written) -> Written:
+    """Move a shard to the object store that is the destination, if it is one and the shard will not be converted first."""
+    if result.shard and isinstance(job.destination, Url) and job.format == "parquet":
+        upload(job.shards / result.shard.path, job.destination / result.shard.path)
+        (job.shards / result.shard.path).unlink()
+    return result
+
+
+def _still_there(job: Job, shard: Shard | None) -> bool:
+    """Whether what was recorded stands; an object store keeps objects whole, so that their size is enough."""
+    if shard is None:
+        return True
+    if isinstance(job.destination, Url) and job.format == "parquet":
+        return size(job.destination / shard.path) == shard.size
+    return (job.shards / shard.path).is_file() and file_sha256(job.shards / shard.path) == shard.sha256
 
 
 def write_shard(job: Job, task: Task) -> Written:
     """Tokenize the windows of a task that stay, and write them to `<split>/part-<number>.parquet`."""
     result = Written()
-    path = job.output / f"{task.name}.parquet"
+    path = job.shards / f"{task.name}.parquet"
     unfinished = job.output / SCRATCH / f"{task.split}-{path.name}.{os.getpid()}"
     rows, tokens = 0, 0
-    with _writer(unfinished, job) as writer:
+    with parquet.writer(unfinished, job.row_format.schema, compress=job.compress) as writer:
         for block in _joined((_stay(block, job, result) for block in blocks_of(job, task)), job.rows_per_group // 2):
             table, block_tokens = _table(block, task.split, job, result)
             writer.write_table(table)
             rows, tokens = rows + table.num_rows, tokens + block_tokens
     if rows:
-        path.parent.mkdir(exist_ok=True)
-        size, sha256 = unfinished.stat().st_size, file_sha256(unfinished)
-        result.shard = Shard(path=f"{task.name}.parquet", rows=rows, tokens=tokens, size=size, sha256=sha256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        num_bytes, sha256 = unfinished.stat().st_size, file_sha256(unfinished)
+        result.shard = Shard(path=f"{task.name}.parquet", rows=rows, tokens=tokens, size=num_bytes, sha256=sha256)
         unfinished.replace(path)
     else:
         unfinished.unlink()
     return result
-
-
-def _writer(path: Path, job: Job) -> pq.ParquetWriter:
-    """Page checksums let a reader notice damage without reading the whole shard."""
-    return pq.ParquetWriter(
-        path, job.row_format.schema, write_page_checksum=True, use_dictionary=["source", "record"],
-        compression="zstd" if job.compress else "none", compression_level=ZSTD_LEVEL if job.compress else None,
-    )
 
 
 def _stay(block: Block, job: Job, result: Written) -> Block:
@@ -138,6 +143,10 @@ def _table(block: Block, split: str, job: Job, result: Written) -> tuple[pa.Tabl
         "start": block.start_W,
         "length": covered_W.astype(np.int32),
     }
+    if job.weights is not None:
+        columns["weights"] = pack(token_weights(job.weights, job.tokenizer, block))
+    if job.labels is not None:
+        columns["labels"] = pa.array(window_labels(job.labels, block.place_W, covered_W))
     return pa.table(columns, schema=job.row_format.schema), int(tokens_W.sum())
 
 
@@ -149,3 +158,19 @@ def encode_windows(tokenizer: Tokenizer, block: Block) -> tuple[np.ndarray, np.n
     if shorter_W.any():
         ids[shorter_W] = np.where(np.arange(ids.shape[1]) < tokens_W[shorter_W, None], ids[shorter_W], PAD)
     return ids, tokens_W
+
+
+def token_weights(weights: Weights, tokenizer: Tokenizer, block: Block) -> np.ndarray:
+    """float16 [W, tokens of the longest window]: the mean weight of the bases under each token, 0 behind a window's end."""
+    span, stride = tokenizer.span, tokenizer.bases_per_token
+    found_WT = np.zeros((len(block.place_W), tokenizer.num_tokens(block.letters_WL.shape[1])), WEIGHT)
+    for row_T, place, length in zip(found_WT, block.place_W.tolist(), block.length_W.tolist(), strict=True):
+        of_bases = weights.of_bases(place, place + length)
+        of_tokens = of_bases if span == 1 else np.lib.stride_tricks.sliding_window_view(of_bases, span)[::stride].mean(axis=1)
+        row_T[: len(of_tokens)] = of_tokens
+    return found_WT
+
+
+def window_labels(labels: Intervals, place_W: np.ndarray, length_W: np.ndarray) -> list[tuple[str, ...]]:
+    """The distinct labels, in order, that touch each window; windows come in the order of their places."""
+    return overlapping(labels, place_W, place_W + length_W)

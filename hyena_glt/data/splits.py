@@ -7,29 +7,49 @@ such lists are all that splits, selected regions and gaps need. Suffix: N record
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from ..config.preprocessing import SplitConfig
 from ..config.settings import suggest
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
+from .coordinates import Coordinates
 from .manifest import SPLITS
-from .sources.intervals import Stretches
+from .sources.haplotypes import parse_region
+from .sources.intervals import Stretches, intersect, subtract, union
+from .sources.regions import chromosome_name, match_names, read_regions
 
 
-def split_places(records: pa.Table, cfg: SplitConfig, *, gap: int) -> dict[str, Stretches]:
-    """Split name -> its places, for the records that stay (columns file, name, length, place, in order).
+def split_places(
+    coordinates: Coordinates, sources: Sequence[str], cfg: SplitConfig, *, gap: int, clusters: Callable[[], Sequence[str]]
+) -> dict[str, Stretches]:
+    """Split name -> its places, for the records that stay.
 
-    `gap` bases between splits of one record belong to none, so that no window of one is a neighbour of another's. A split that gets
-    nothing is there with no stretches; no stretch crosses the end of a record.
+    `gap` bases between splits of one record belong to none, so that no window of one is a neighbour of another's. `clusters` gives the
+    name of each record's homology cluster. A split that gets nothing is there with no stretches; no stretch crosses the end of a record.
     """
-    start_N, length_N = records["place"].to_numpy(), records["length"].to_numpy()
+    start_N, end_N = coordinates.everything()
     if cfg.by == "tail":
-        return _tails(start_N, length_N, cfg, gap)
-    split_N = np.array(_splits_of(records["name"].to_pylist(), cfg))
-    return {split: _stretches(start_N[split_N == split], (start_N + length_N)[split_N == split]) for split in SPLITS}
+        return _tails(start_N, end_N - start_N, cfg, gap)
+    if cfg.by == "interval":
+        return _intervals(coordinates, cfg, gap)
+    if cfg.by == "named":
+        split_N = np.array(_named(coordinates.records, sources, cfg))
+    else:
+        names = clusters() if cfg.by == "cluster" else _groups(coordinates.records, sources, cfg)
+        split_N = np.array([hashed_split(name, cfg) for name in names])
+    return {split: (start_N[split_N == split], end_N[split_N == split]) for split in SPLITS}
+
+
+def _groups(records: pa.Table, sources: Sequence[str], cfg: SplitConfig) -> list[str]:
+    """What the hash of each record is taken of: all records of one group, in whatever file, go to one split."""
+    if cfg.by == "file":
+        return [sources[file] for file in records["file"].to_pylist()]
+    names = records["contig"].to_pylist()
+    return [chromosome_name(name) for name in names] if cfg.by == "chromosome" else names
 
 
 def _stretches(start: np.ndarray, end: np.ndarray) -> Stretches:
@@ -47,10 +67,83 @@ def _tails(start_N: np.ndarray, length_N: np.ndarray, cfg: SplitConfig, gap: int
     return splits | {"train": _stretches(start_N, end_N)}
 
 
-def _splits_of(names: Sequence[str], cfg: SplitConfig) -> list[str]:
-    """The split of each record: all records of one name, in whatever file, go to one."""
-    chosen = dict.fromkeys(cfg.val_records, "val") | dict.fromkeys(cfg.test_records, "test")
-    return [chosen.get(name, "train") if cfg.by == "named" else hashed_split(name, cfg) for name in names]
+def _intervals(coordinates: Coordinates, cfg: SplitConfig, gap: int) -> dict[str, Stretches]:
+    """The listed stretches, in every record of their contig; train has the rest, less the gaps around them."""
+    val, test = (_listed_places(coordinates, split, getattr(cfg, f"{split}_intervals")) for split in ("val", "test"))
+    if len(intersect(val, test)[0]):
+        raise ConfigError("preprocessing.split: val_intervals and test_intervals have bases in common; make them disjoint")
+    test_with_gap = coordinates.widened(test, gap)
+    val = subtract(val, test_with_gap)
+    held_out = [np.concatenate(bounds) for bounds in zip(coordinates.widened(val, gap), test_with_gap, strict=True)]
+    return {"train": subtract(coordinates.everything(), union(*held_out)), "val": val, "test": test}
+
+
+def _listed_places(coordinates: Coordinates, split: str, intervals: str | Sequence[str]) -> Stretches:
+    """Regions and BED files to places."""
+    columns = [(np.empty(0, np.int64),) * 2]
+    for text in (intervals,) if isinstance(intervals, str) else intervals:
+        for contig, (start_K, end_K) in _read_intervals(text).items():
+            try:
+                matched, _ = match_names([contig], coordinates.contigs)
+            except DataError as error:
+                raise ConfigError(f"preprocessing.split.{split}_intervals: {text}: {error}") from error
+            columns.append(coordinates.places(matched[contig], start_K, end_K)[:2])
+    # Cut at the ends of records again, because stretches of neighbours that touch have become one.
+    return intersect(union(*map(np.concatenate, zip(*columns, strict=True))), coordinates.everything())
+
+
+def _read_intervals(text: str) -> dict[str, Stretches]:
+    """Contig -> intervals, of a BED file or of one region."""
+    if format_suffix(text) == "bed":
+        return {contig: (found.start_K, found.end_K) for contig, found in read_regions(Path(text)).items()}
+    region = parse_region(text)
+    end = np.iinfo(np.int64).max if region.end is None else region.end
+    return {region.contig: (np.array([region.start]), np.array([end]))}
+
+
+def format_suffix(path: str) -> str:
+    """The kind of a file by its name, compression aside: bed of a.bed.gz."""
+    return path.lower().removesuffix(".gz").removesuffix(".bgz").rpartition(".")[2]
+
+
+def refuse_unknown_names(records: pa.Table, sources: Sequence[str], cfg: SplitConfig) -> None:
+    """ConfigError, with the nearest name, for each of `val_records` and `test_records` that no record, file or chromosome has.
+
+    `records` are all of the inputs: one that is dropped for being empty or a repeat is no mistake of the settings.
+    """
+    names = [*dict.fromkeys([*records["name"].to_pylist(), *sources])]
+    problems = [
+        f"preprocessing.split.{split}_records: no record is named {wanted!r}{suggest(wanted, names) or _first(names)}"
+        for split in ("val", "test")
+        for wanted in getattr(cfg, f"{split}_records")
+        if not _matching(wanted, records, sources)
+    ]
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _named(records: pa.Table, sources: Sequence[str], cfg: SplitConfig) -> list[str]:
+    """The split of each record, by the names listed; ConfigError for a record that two splits want."""
+    split_N = ["train"] * records.num_rows
+    for split in ("val", "test"):
+        for wanted in getattr(cfg, f"{split}_records"):
+            for number in _matching(wanted, records, sources):
+                if split_N[number] not in ("train", split):
+                    name = records["name"][number].as_py()
+                    raise ConfigError(f"preprocessing.split.{split}_records: {wanted!r} means record {name!r}, which val_records has too")
+                split_N[number] = split
+    return split_N
+
+
+def _matching(wanted: str, records: pa.Table, sources: Sequence[str]) -> list[int]:
+    """The records that a name means: those of that name, else those of that file, else those of that chromosome."""
+    contigs = records["contig"].to_pylist()
+    columns = (
+        [wanted in names for names in zip(records["name"].to_pylist(), contigs, strict=True)],
+        [sources[file] == wanted for file in records["file"].to_pylist()],
+        [chromosome_name(contig) == chromosome_name(wanted) for contig in contigs],
+    )
+    return next((list(np.flatnonzero(column)) for column in columns if any(column)), [])
 
 
 def hashed_split(name: str, cfg: SplitConfig) -> str:
@@ -58,17 +151,6 @@ def hashed_split(name: str, cfg: SplitConfig) -> str:
     digest = hashlib.blake2b(name.encode(), digest_size=8, key=cfg.seed.to_bytes(16, "little", signed=True)).digest()
     share = int.from_bytes(digest, "little") / 2**64
     return "test" if share < cfg.test else "val" if share < cfg.test + cfg.val else "train"
-
-
-def refuse_unknown_names(names: list[str], cfg: SplitConfig) -> None:
-    """ConfigError, with the nearest name, for each record of `val_records` and `test_records` that no input has."""
-    problems = [
-        f"preprocessing.split.{split}_records: no record is named {wanted!r}{suggest(wanted, names) or _first(names)}"
-        for split in ("val", "test")
-        for wanted in sorted(set(getattr(cfg, f"{split}_records")) - set(names))
-    ]
-    if problems:
-        raise ConfigError(*problems)
 
 
 def _first(names: list[str]) -> str:

@@ -5,7 +5,7 @@ Kinds of damage that are found:
     tokenizer.json is missing, differs from the manifest's checksum, describes another tokenizer;
     a shard is missing, or its size or SHA-256 differs from the manifest's;
     a file or folder is there that the manifest does not name;
-    a shard is not readable Parquet, or has other columns than the manifest's width and tokenizer ask for;
+    a shard is not readable Parquet or HDF5, or has other columns than the manifest's width and tokenizer ask for;
     rows or tokens of a shard, or the sums of a split, differ from the manifest's;
     an id is outside the vocabulary, padding stands before a token, or `length` does not fit the number of tokens.
 """
@@ -13,31 +13,34 @@ Kinds of damage that are found:
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..errors import DataError
 from ..tokenizers import Tokenizer, load_tokenizer
 from ..tokenizers.base import PAD
+from .hdf5 import is_hdf5
 from .manifest import MANIFEST, TOKENIZER, Manifest, Shard, SplitManifest, read_manifest
+from .readers import read_rows, row_group_sizes, schema
 from .row_format import RowFormat, unpack
+from .storage import Location, list_files, location, open_file, read_bytes, size
 
 
-def verify(folder: str | Path) -> list[str]:
-    """Every damage found, a sentence each; an empty list if the folder is as it was written."""
-    folder = Path(folder)
+def verify(folder: str | Location) -> list[str]:
+    """Every damage found, a sentence each; an empty list if the folder, or the HDF5 file that stands alone, is as it was written."""
+    folder = location(folder)
     try:
         manifest = read_manifest(folder)
     except DataError as error:
         return [str(error)]
-    damage = [*_unknown_files(folder, manifest), *_tokenizer_damage(folder, manifest)]
+    damage = [] if is_hdf5(folder) else [*_unknown_files(folder, manifest), *_tokenizer_damage(folder, manifest)]
     tokenizer = load_tokenizer(manifest.tokenizer)
-    for split in manifest.splits.values():
-        damage += _split_damage(folder, split, tokenizer, row_format(manifest, tokenizer))
+    for name, split in manifest.splits.items():
+        damage += _split_damage(folder, name, split, tokenizer, row_format(manifest, tokenizer))
     return damage
 
 
@@ -48,68 +51,69 @@ def row_format(manifest: Manifest, tokenizer: Tokenizer) -> RowFormat:
     )
 
 
-def _unknown_files(folder: Path, manifest: Manifest) -> Iterator[str]:
+def _unknown_files(folder: Location, manifest: Manifest) -> Iterator[str]:
     shards = {folder / shard.path for split in manifest.splits.values() for shard in split.shards}
-    known = shards | {path.parent for path in shards} | {folder / MANIFEST, folder / TOKENIZER}
-    for path in sorted(set(folder.rglob("*")) - known):
+    known = shards | {path.parent for path in shards} | {folder, folder / MANIFEST, folder / TOKENIZER}
+    found = folder.rglob("*") if isinstance(folder, Path) else list_files(folder)
+    for path in sorted(set(found) - known):
         yield f"{path}: is not in the manifest; remove it"
 
 
-def _tokenizer_damage(folder: Path, manifest: Manifest) -> Iterator[str]:
+def _tokenizer_damage(folder: Location, manifest: Manifest) -> Iterator[str]:
     path = folder / TOKENIZER
     problem = _file_damage(path, None, manifest.tokenizer_sha256)
     if problem:
         yield problem
-    elif load_tokenizer(path) != load_tokenizer(manifest.tokenizer):
+    elif json.loads(read_bytes(path)) != manifest.tokenizer:
         yield f"{path}: describes another tokenizer than the manifest"
 
 
-def _file_damage(path: Path, size: int | None, sha256: str) -> str | None:
-    """A sentence if the file is not the one that was written."""
-    if not path.is_file():
+def _file_damage(path: Location, wanted: int | None, sha256: str | None) -> str | None:
+    """A sentence if the file is not the one that was written; None for a checksum that was not recorded."""
+    found = size(path)
+    if found is None:
         return f"{path}: is missing"
-    found = path.stat().st_size
-    if size is not None and found != size:
-        return f"{path}: has {found:,} bytes, the manifest says {size:,}"
-    if file_sha256(path) != sha256:
+    if wanted is not None and found != wanted:
+        return f"{path}: has {found:,} bytes, the manifest says {wanted:,}"
+    if sha256 and file_sha256(path) != sha256:
         return f"{path}: its SHA-256 is not the manifest's: its bytes have changed"
     return None
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Location) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
+    with path.open("rb") if isinstance(path, Path) else open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _split_damage(folder: Path, split: SplitManifest, tokenizer: Tokenizer, rows: RowFormat) -> Iterator[str]:
+def _split_damage(folder: Location, name: str, split: SplitManifest, tokenizer: Tokenizer, rows: RowFormat) -> Iterator[str]:
     whole = True
     for shard in split.shards:
         problem = _file_damage(folder / shard.path, shard.size, shard.sha256)
-        problems = [problem] if problem else list(_shard_damage(folder / shard.path, shard, tokenizer, rows))
+        problems = [problem] if problem else list(_shard_damage(folder, shard, tokenizer, rows))
         whole = whole and not problems
         yield from problems
     sums = sum(shard.rows for shard in split.shards), sum(shard.tokens for shard in split.shards)
     if whole and sums != (split.rows, split.tokens):
-        name = folder / Path(split.shards[0].path).parent
-        yield f"{name}: its shards have {sums[0]:,} rows and {sums[1]:,} tokens, the manifest says {split.rows:,} and {split.tokens:,}"
+        wanted = f"the manifest says {split.rows:,} and {split.tokens:,}"
+        yield f"{folder / name}: its shards have {sums[0]:,} rows and {sums[1]:,} tokens, {wanted}"
 
 
-def _shard_damage(path: Path, shard: Shard, tokenizer: Tokenizer, rows: RowFormat) -> Iterator[str]:
+def _shard_damage(folder: Location, shard: Shard, tokenizer: Tokenizer, rows: RowFormat) -> Iterator[str]:
     """Damage in the rows of a shard whose bytes are those that the manifest was written for."""
+    path, tokens = folder / shard.path, 0
     try:
-        file = pq.ParquetFile(path)
-        if not file.schema_arrow.equals(rows.schema):
+        if not schema(path).equals(rows.schema):
             yield f"{path}: has other columns than {rows.width} ids of {rows.dtype} and {', '.join(rows.schema.names[1:])}"
             return
-        tokens = 0
-        for group in range(file.num_row_groups):
-            tokens += yield from _row_group_damage(f"{path}, row group {group}", file.read_row_group(group), tokenizer)
-    except (pa.ArrowException, OSError) as error:
-        yield f"{path}: is not readable Parquet ({str(error).splitlines()[0]})"
+        sizes = row_group_sizes(folder, shard)
+        for group in range(len(sizes)):
+            tokens += yield from _row_group_damage(f"{path}, row group {group}", read_rows(path, group), tokenizer)
+    except DataError as error:
+        yield str(error)
         return
-    if (file.metadata.num_rows, tokens) != (shard.rows, shard.tokens):
-        yield f"{path}: has {file.metadata.num_rows:,} rows and {tokens:,} tokens, the manifest says {shard.rows:,} and {shard.tokens:,}"
+    if (sum(sizes), tokens) != (shard.rows, shard.tokens):
+        yield f"{path}: has {sum(sizes):,} rows and {tokens:,} tokens, the manifest says {shard.rows:,} and {shard.tokens:,}"
 
 
 def _row_group_damage(where: str, rows: pa.Table, tokenizer: Tokenizer) -> Iterator[str]:

@@ -82,17 +82,17 @@ def curves(
         if log_x:
             axes.set_xscale("log")
         else:
-            axes.xaxis.set_major_formatter(FuncFormatter(_short))
+            axes.xaxis.set_major_formatter(FuncFormatter(short))
         axes.margins(x=0.02)
         if from_zero:
             axes.set_ylim(bottom=0)
-            axes.yaxis.set_major_formatter(FuncFormatter(_short))
+            axes.yaxis.set_major_formatter(FuncFormatter(short))
         if levels:
             axes.set_ylim(*_readable([y for line in series for y in line.y], [level.y for level in levels]))
         if len(series) > 1:
             axes.legend(loc="best", fontsize=8)
 
-    return _svg(draw, (4.6, 2.9))
+    return svg(draw, (4.6, 2.9))
 
 
 def gains(names: Sequence[str], values: Sequence[float], uniform: float, highlight: str, *, unit: str) -> str:
@@ -113,7 +113,7 @@ def gains(names: Sequence[str], values: Sequence[float], uniform: float, highlig
         axes.set_xlim(low - (room if low < 0 else 0), high + room)
         axes.set_xlabel(f"bits per {unit} saved against uniform")
 
-    return _svg(draw, (4.6, 0.55 + 0.27 * len(names)))
+    return svg(draw, (4.6, 0.55 + 0.27 * len(names)))
 
 
 def _readable(values: Sequence[float], levels: Sequence[float]) -> tuple[float, float]:
@@ -131,7 +131,7 @@ def _thinned(values: Sequence[float]) -> Sequence[float]:
     return [float(stretch.mean()) for stretch in np.array_split(np.asarray(values), MAX_POINTS)]
 
 
-def _short(value: float, _: int) -> str:
+def short(value: float, _: int) -> str:
     """1500 -> 1.5k, 2000000 -> 2M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
@@ -139,7 +139,7 @@ def _short(value: float, _: int) -> str:
     return f"{value:g}"
 
 
-def _svg(draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
+def svg(draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
     """Draw on new axes of `size` inches; the SVG element alone, scaling with the page."""
     with rc_context(_STYLE):
         figure = Figure(figsize=size)  # without pyplot: no display, no backend, no global state

@@ -159,7 +159,7 @@ def test_wrong_values(here, text, problem):
         ("training: {num_layers: 8}", "training.num_layers: unknown setting; did you mean model.num_layers?"),
         ("data: {gradient_clip_norm: 1}", "data.gradient_clip_norm: unknown setting; did you mean training.gradient_clip_norm?"),
         ("trainning: {batch_size: 8}", "trainning: unknown setting; did you mean training?"),
-        ("output: {zzz: 8}", "output.zzz: unknown setting; output has path, format, chunk_size, compress"),
+        ("output: {zzz: 8}", "output.zzz: unknown setting; output has path, format, scratch_path, chunk_size, compress"),
         ("model: {name: {a: 1}}", "model.name: found a section, wanted text"),
         (
             "tasks: {masked_lm: {probability: 1}}",

@@ -128,7 +128,10 @@ from hyena_glt.errors import ConfigError
         ),
         ("preprocessing.split.max_leakage=2", "preprocessing.split.max_leakage must lie between 0 and 1, got 2.0"),
         ("preprocessing.near_duplicates.threshold=0", "preprocessing.near_duplicates.threshold must be above 0 and at most 1, got 0.0"),
-        ("preprocessing.near_duplicates.num_hashes=4", "preprocessing.near_duplicates.num_hashes must lie between 16 and 1024, got 4"),
+        (
+            "preprocessing.near_duplicates.num_hashes=4",
+            "preprocessing.near_duplicates.num_hashes must be one of 16, 32, 64, 128, 256, 512, 1024, got 4",
+        ),
         ("preprocessing.variants.samples=[HG00096]", "preprocessing.variants.path: name the VCF files"),
         ("preprocessing.weight_regions.weight=-1", "preprocessing.weight_regions.path: name GFF3, GTF or BED files"),
         (
@@ -137,7 +140,7 @@ from hyena_glt.errors import ConfigError
         ),
         (
             "preprocessing.go_terms.path=a.gaf",
-            "preprocessing.go_terms: these are of proteins, and sequence_type is dna; remove the section",
+            "preprocessing.go_terms: they are of proteins, and sequence_type is dna; remove them",
         ),
         ("data.mixture_weights=[1,2]", "data.mixture_weights needs one number for each of the 1 train_path, got 2"),
         ("data.reverse_complement=1.5", "data.reverse_complement must lie between 0 and 1, got 1.5"),

@@ -13,19 +13,8 @@ from hyena_glt.errors import ConfigError
 @pytest.mark.parametrize(
     ("override", "stage", "sentence"),
     [
-        ("preprocessing.soft_masked=weight", "preprocess", "preprocessing.soft_masked: weight is not built yet; set it to keep"),
-        ("preprocessing.soft_masked=drop", "preprocess", "preprocessing.soft_masked: drop is not built yet; set it to keep"),
-        ("output.format=hdf5", "preprocess", "output.format: hdf5 is not built yet; set it to parquet"),
-        (
-            "preprocessing.input_path=[a.fa, s3://b/c.fa]",
-            "preprocess",
-            "preprocessing.input_path: object stores and other remote places (s3://b/c.fa) are not built yet; give a local path",
-        ),
-        (
-            "output.path=gs://b",
-            "preprocess",
-            "output.path: object stores and other remote places (gs://b) are not built yet; give a local path",
-        ),
+        ("preprocessing.split.by=cluster", "preprocess", "preprocessing.split.by: cluster is not built yet; take another"),
+        ("preprocessing.split.max_leakage=0.1", "preprocess", "preprocessing.split.max_leakage is not built yet; remove it"),
         (
             "tasks.next_sentence_prediction.weight=1",
             "pretrain",
@@ -44,16 +33,6 @@ from hyena_glt.errors import ConfigError
         ("curriculum.epochs=[20]", "pretrain", "curriculum is not built yet; remove it"),
         ("compression.method=int8", "pretrain", "compression.method: int8 is not built yet; remove it"),
         (
-            "data.train_path=a/train.h5",
-            "pretrain",
-            "data.train_path: reading HDF5 files (a/train.h5) is not built yet; give the folder that `hyena-glt preprocess` wrote",
-        ),
-        (
-            "data.val_path=a/val.hdf5",
-            "pretrain",
-            "data.val_path: reading HDF5 files (a/val.hdf5) is not built yet; give the folder that `hyena-glt preprocess` wrote",
-        ),
-        (
             "training.output_dir=s3://b/run",
             "pretrain",
             "training.output_dir: object stores and other remote places (s3://b/run) are not built yet; give a local path",
@@ -62,11 +41,6 @@ from hyena_glt.errors import ConfigError
             "training.init_from=s3://b/run",
             "pretrain",
             "training.init_from: object stores and other remote places (s3://b/run) are not built yet; give a local path",
-        ),
-        (
-            "data.eval_data=a/test.h5",
-            "evaluate",
-            "data.eval_data: reading HDF5 files (a/test.h5) is not built yet; give the folder that `hyena-glt preprocess` wrote",
         ),
         ("tune.space=learning_rate", "sweep", "tune.space: learning_rate is not built yet, nor are other sweeps; remove it"),
     ],

@@ -11,10 +11,11 @@ import pytest
 
 from hyena_glt.config import Config, OutputConfig, PreprocessingConfig, SplitConfig, TokenizationConfig
 from hyena_glt.data import job, shards
-from hyena_glt.data.index import index_file, join
-from hyena_glt.data.manifest import SCRATCH, TOKENIZER, Manifest, SplitManifest, write_manifest
-from hyena_glt.data.plan import make_plan, prepare
+from hyena_glt.data.index import index_file, join, with_places
+from hyena_glt.data.manifest import TOKENIZER, Manifest, SplitManifest, write_manifest
+from hyena_glt.data.plan import Genome, make_plan, prepare
 from hyena_glt.data.resume import sections
+from hyena_glt.data.scratch import SCRATCH
 from hyena_glt.data.verify import file_sha256
 
 CHAR = TokenizationConfig(kind="char")
@@ -43,7 +44,8 @@ def write_folder(
     )
     run = prepare(cfg, lambda *_: None)
     files = [pa.table({"number": [0], "path": [str(fasta)]})]
-    plan = make_plan(run, join([index_file(file, sequence_type="dna", output=folder) for file in files]))
+    records = with_places(join([index_file(file, sequence_type="dna", output=folder) for file in files]))
+    plan = make_plan(run, Genome(records, tuple(run.inputs), {}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "ROW_GROUP_TOKENS", rows_per_group * plan.job.row_format.width)
         parts = [(task.split, shards.write_shard(plan.job, task)) for task in plan.tasks]

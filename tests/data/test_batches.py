@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyena_glt.config import TokenizationConfig
-from hyena_glt.data.batches import Batch, EvaluationBatches, Shuffle, Slice, TrainingBatches, load
+from hyena_glt.config import DataConfig, TokenizationConfig
+from hyena_glt.data.batches import Batch, EvaluationBatches, Slice, TrainingBatches, load
 from hyena_glt.data.dataset import open_rows
+from hyena_glt.data.mixture import open_training
+from hyena_glt.data.order import Shuffle
 from hyena_glt.objectives import IGNORE, CausalLM, MaskedLM, Objective
 from hyena_glt.tokenizers.base import MASK
 from tests.data.small_folder import random_letters, write_folder
@@ -33,12 +34,13 @@ def folder(tmp_path_factory) -> Path:
 def training(
     folder: Path, part: Slice, *, objective: Objective = MASKED, seed: int = 5, window_groups: int = 4, length: int | None = None
 ) -> TrainingBatches:
-    return TrainingBatches(open_rows(str(folder), "train", length), objective, seed, part, window_groups)
+    mixture = open_training(DataConfig(train_path=str(folder), sequence_length=length))
+    return TrainingBatches(mixture, objective, seed, part, window_groups)
 
 
 def equal(one: Batch, two: Batch) -> bool:
     tensors = all(torch.equal(getattr(one, name), getattr(two, name)) for name in ("inputs", "targets", "padding"))
-    return tensors and (one.num_scored, one.num_tokens) == (two.num_scored, two.num_tokens)
+    return tensors and (one.num_scored, one.total_weight, one.num_tokens) == (two.num_scored, two.total_weight, two.num_tokens)
 
 
 def slices(world_size: int, batch_size: int, accumulation_steps: int) -> list[Slice]:
@@ -50,62 +52,8 @@ def global_batch(folder: Path, parts: list[Slice], step: int) -> Batch:
     workers, steps = [training(folder, part) for part in parts], parts[0].accumulation_steps
     made = [worker[step * steps + micro] for micro in range(steps) for worker in workers]
     tensors = [torch.cat([getattr(batch, name) for batch in made]) for name in ("inputs", "targets", "padding")]
-    return Batch(*tensors, sum(batch.num_scored for batch in made), sum(batch.num_tokens for batch in made))
-
-
-sizes = st.lists(st.integers(1, 6), min_size=1, max_size=8).map(np.array)
-
-
-def shuffle(group_sizes: np.ndarray, seed: int, window_groups: int) -> Shuffle:
-    return Shuffle(group_sizes, seed=seed, window_groups=window_groups)
-
-
-@given(sizes, st.integers(0, 3), st.integers(1, 10))
-def test_every_row_comes_once_an_epoch(group_sizes, seed, window_groups):
-    number = int(group_sizes.sum())
-    order = shuffle(group_sizes, seed, window_groups).rows(np.arange(3 * number)).reshape(3, number)
-    assert (np.sort(order) == np.arange(number)).all()
-
-
-@given(sizes, st.integers(0, 3), st.integers(1, 10))
-def test_only_one_window_of_row_groups_is_open_at_a_time(group_sizes, seed, window_groups):
-    groups = np.repeat(np.arange(len(group_sizes)), group_sizes)
-    order = groups[shuffle(group_sizes, seed, window_groups).rows(np.arange(len(groups)))].tolist()
-    while order:
-        opened = []
-        while order and (order[0] in opened or len(opened) < window_groups):
-            opened = [*opened, *({order[0]} - set(opened))]
-            order.pop(0)
-        assert not set(opened) & set(order), "a window is read to its end before the next begins"
-
-
-@given(sizes, st.data())
-def test_a_place_in_the_stream_can_be_asked_for_in_any_order(group_sizes, data):
-    number = int(group_sizes.sum())
-    order = shuffle(group_sizes, 1, 2).rows(np.arange(3 * number))
-    asked = data.draw(st.lists(st.integers(0, 3 * number - 1), max_size=20))
-    assert shuffle(group_sizes, 1, 2).rows(np.array(asked, np.int64)).tolist() == order[asked].tolist()
-
-
-def test_epochs_and_seeds_differ_and_rows_are_shuffled():
-    group_sizes = np.full(10, 10)
-    epochs = shuffle(group_sizes, 0, 4).rows(np.arange(300)).reshape(3, 100).tolist()
-    other = shuffle(group_sizes, 1, 4).rows(np.arange(100)).tolist()
-    orders = [*epochs, other, list(range(100))]
-    assert len({tuple(order) for order in orders}) == 5
-    for order in orders[:-1]:
-        in_place = sum(row == place for place, row in enumerate(order))
-        neighbours = sum(after == before + 1 for before, after in pairwise(order))
-        assert in_place < 15 and neighbours < 15
-        assert len({row // 10 for row in order[:40]}) == 4 and len({row // 10 for row in order[:20]}) > 2
-
-
-@pytest.mark.parametrize(
-    "group_sizes", [np.ones(40, np.int64), np.array([40])], ids=["the order of the row groups", "the order of the rows in a window"]
-)
-def test_each_of_the_two_orders_is_drawn_anew_for_each_epoch_and_seed(group_sizes):
-    orders = [shuffle(group_sizes, seed, 1).rows(np.arange(80)).reshape(2, 40).tolist() for seed in (0, 1)]
-    assert len({tuple(order) for of_seed in orders for order in of_seed}) == 4
+    scored, weight, tokens = (sum(getattr(batch, name) for batch in made) for name in ("num_scored", "total_weight", "num_tokens"))
+    return Batch(*tensors, None, scored, weight, (tokens,))
 
 
 @given(
@@ -156,9 +104,9 @@ def test_masks_depend_on_seed_and_place_alone(folder):
 
 def test_a_row_is_masked_anew_in_each_epoch(folder):
     batches = training(folder, Slice(0, 1, NUM_ROWS, 1))  # a batch is an epoch
-    order = shuffle(batches.rows.group_sizes(), 5, 4).rows(np.arange(2 * NUM_ROWS)).reshape(2, NUM_ROWS)
+    order = Shuffle(batches.mixture.rows[0].group_sizes(), seed=5, window_groups=4).rows(np.arange(2 * NUM_ROWS)).reshape(2, NUM_ROWS)
     first, second = (chosen(batches, epoch)[np.argsort(order[epoch])] for epoch in (0, 1))
-    rows = torch.from_numpy(batches.rows.read(order[1]).astype(np.int64))
+    rows = torch.from_numpy(batches.mixture.rows[0].read(order[1]).astype(np.int64))
     assert (batches[1].targets[chosen(batches, 1)] == rows[chosen(batches, 1)]).all(), "the order is the one that was used"
     assert (first != second).any(dim=1).sum() > NUM_ROWS - 2
     assert (chosen(batches, 0) != chosen(batches, 1)).any(dim=1).sum() > NUM_ROWS - 2, "nor is it the place in the epoch that decides"

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from hyena_glt.config import Config, OutputConfig, PreprocessingConfig, SplitConfig, TokenizationConfig
 from hyena_glt.data.dedup import find_repeats, hash_file, load_hashes, store_hashes
-from hyena_glt.data.index import index_file, join
+from hyena_glt.data.index import index_file, join, with_places
 from hyena_glt.data.manifest import Dropped
-from hyena_glt.data.plan import DataPlan, make_plan, prepare
+from hyena_glt.data.plan import DataPlan, Genome, make_plan, prepare
 from hyena_glt.data.row_format import RowFormat
 from hyena_glt.data.shards import write_shard
 from hyena_glt.errors import DataError
@@ -31,7 +31,9 @@ def run_in_process(cfg: Config, buckets: int) -> tuple[dict[str, list[Row]], Dro
     """What the driver does, with a loop in the place of each Ray Data stage."""
     run = prepare(cfg, lambda *_: None)
     files = [pa.table({"number": [i], "path": [str(path)]}) for i, path in enumerate(run.inputs.values())]
-    plan = make_plan(run, join([index_file(file, sequence_type=cfg.preprocessing.sequence_type, output=run.output) for file in files]))
+    lower = cfg.preprocessing.soft_masked != "keep"
+    tables = [index_file(f, sequence_type=cfg.preprocessing.sequence_type, output=run.output, find_lower_case=lower) for f in files]
+    plan = make_plan(run, Genome(with_places(join(tables)), tuple(run.inputs), {}))
     job = plan.job
     if cfg.preprocessing.remove_duplicates:
         for task in plan.tasks:

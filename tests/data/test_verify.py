@@ -99,7 +99,8 @@ def damaged(folder: Path, cases: int, seed: int) -> list[str]:
 
 
 def test_a_whole_folder_has_no_damage(whole):
-    assert validate_data(whole) == {"path": str(whole), "files": 4, "rows": 193, "damage": []}
+    result = validate_data(whole)
+    assert {key: result[key] for key in ("path", "files", "rows", "damage")} == {"path": str(whole), "files": 4, "rows": 193, "damage": []}
     assert validate_data(whole / "val") == validate_data(whole)
 
 
@@ -196,4 +197,4 @@ def test_a_shard_that_is_no_parquet_file(folder):
     shard = replace(val.shards[0], size=4, sha256=hashlib.sha256(b"PAR1").hexdigest())
     write_manifest(folder, replace(manifest, splits={**manifest.splits, "val": replace(val, shards=(shard,))}))
     (found,) = verify(folder)
-    assert f"{folder}/val/part-00000.parquet: is not readable Parquet" in found
+    assert f"{folder}/val/part-00000.parquet is not a readable Parquet file" in found

@@ -9,6 +9,7 @@ import pytest
 
 from hyena_glt.config import config_from_dict, load_config
 from hyena_glt.errors import CheckpointError, ConfigError, DataError
+from hyena_glt.inference import load_model
 from hyena_glt.training.metrics import read_reports
 from pipelines.evaluate import evaluate, locate_heldout
 from tests.tiny_run import random_model, tiny_config, train_tiny, write_data, write_lambda_data
@@ -171,3 +172,14 @@ def test_a_preprocessing_without_held_out_rows(trained, tmp_path):
     assert load_config(trained / "config.yaml").data.eval_data is None
     with pytest.raises(ConfigError, match="data.eval_data: not set, and neither is data.train_path"):
         evaluate(str(trained), overrides=("data.train_path=null", "data.val_path=null"))
+
+
+def test_a_mixture_is_evaluated_on_data_that_are_named_and_beside_all_that_it_saw(trained, tmp_path):
+    data, phages = trained.parent / "data", tmp_path / "phages"
+    write_data(phages, load_model(trained).tokenizer, {"train": b"ACGT" * 3000}, max_length=128)
+    mixture = (f"data.train_path=[{data}, {phages}]",)
+    with pytest.raises(ConfigError, match="data.eval_data: the run has several datasets; name the one to evaluate on with --eval_data"):
+        evaluate(str(trained), overrides=mixture)
+    alone, both = (evaluate(str(trained), eval_data=str(data), overrides=given, metrics=("loss",)) for given in ((), mixture))
+    assert both["metrics"] == alone["metrics"]
+    assert both["baselines"]["uniform"] == 2.0 and both["baselines"]["markov_8"] != alone["baselines"]["markov_8"]

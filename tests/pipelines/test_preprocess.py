@@ -206,7 +206,7 @@ def test_one_worker_gives_the_same_bytes_as_two(folder):
 def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(folder):
     cfg = settings(folder / "in/phix.fa", folder / "out")
     run = prepare(cfg, lambda *_: None)
-    claim(run.output, run.identity)
+    claim(run.output, run.destination, run.identity)
     unfinished = folder / "out/.preprocess/bases/00000.unfinished"
     unfinished.parent.mkdir()
     unfinished.symlink_to("/dev/full")
@@ -265,7 +265,6 @@ def test_bad_input_is_one_sentence_and_leaves_the_folder_free(tmp_path, content,
         ({"kind": "kmer", "kmer_size": 6, "max_length": 5}, "preprocessing.max_length: windows of 5 bases are shorter than one token of 6"),
         ({"input_path": ()}, "preprocessing.input_path: name FASTA files"),
         ({"path": None}, "output.path: name the folder to write"),
-        ({"soft_masked": "drop"}, "preprocessing.soft_masked: drop is not built yet"),
     ],
 )
 def test_settings_that_cannot_work(folder, changes, sentence):

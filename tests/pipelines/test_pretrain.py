@@ -13,7 +13,8 @@ from hyena_glt.errors import CheckpointError, ClusterError, ConfigError, DataErr
 from hyena_glt.inference import load_model
 from hyena_glt.training.metrics import METRICS_FILE, last_reports, read_reports
 from pipelines.preprocess import preprocess
-from pipelines.pretrain import pretrain
+from pipelines.pretrain import pretrain, resolve
+from tests.tiny_run import write_lambda_data
 
 GENOMES = Path(__file__).parents[2] / "pipelines" / "genomes"
 GUIDE = Path(__file__).parents[1] / "config" / "guide_blocks"
@@ -120,6 +121,7 @@ def test_a_folder_with_other_files(data: Path, tmp_path: Path) -> None:
      "64 workers of 1 CPUs .* do not fit this cluster's 2 CPUs; ask for less, or tell a local Ray"),
     (["hardware.precision=fp16"], ConfigError, "hardware.precision: fp16 needs a GPU; use fp32 or bf16 on a CPU"),
     (["training.init_from=/nowhere"], CheckpointError, "no checkpoint at /nowhere"),
+    (["data.max_shift=65"], ConfigError, r"data.max_shift \(65\) must be at most the 64 tokens of a row of "),
     (["compression.method=int8"], ConfigError, "compression.method: int8 is not built yet"),
 ])
 def test_refused_before_anything_starts(data: Path, tmp_path: Path, settings: list[str], error: type, text: str) -> None:
@@ -137,6 +139,18 @@ def test_dry_run_says_what_would_happen(data: Path, tmp_path: Path, caplog: pyte
     assert "warmup_steps (10) is not shorter than the run (4 steps)" in caplog.text
     assert "without a GPU these have no effect: hardware.pin_memory, hardware.compile_model" in caplog.text
     assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_of_a_mixture_says_its_shares_and_epochs(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    phage = write_lambda_data(tmp_path / "lambda", {"kind": "char"}, max_length=64)
+    settings = [f"data.train_path=[{data}, {phage}]", "data.mixture_weights=[1, 3]", "training.max_steps=null", "training.num_epochs=2"]
+    result = pretrain(config(data, tmp_path / "run", *settings), dry_run=True)
+    assert list(result["domains"]) == ["phages", "lambda"] and result["shards"] == 2
+    rows, epochs = ([domain[key] for domain in result["domains"].values()] for key in ("rows", "epochs"))
+    assert [rows[0] * epochs[0], rows[1] * epochs[1]] == pytest.approx([0.5 * sum(rows), 1.5 * sum(rows)], rel=0.01)
+    assert re.search(r"lambda: 7\d\.\d % of the rows drawn, \d\.\d\d epochs of it", caplog.text)
+    assert resolve(config(data, tmp_path / "run", *settings))[0].data.val_path == (str(data), str(phage))
 
 
 def test_first_weights_of_the_guides_own_settings(tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ def test_lines_come_now_and_then_in_a_long_stage(monkeypatch):
     progress = ProgressBar("bases")
     for done in (0, 250, 300, 500):
         progress("reading", done, 1000)
-    assert sys.stderr.getvalue() == "reading: 250 of 1,000 bases, 40 s, 120 s left\nreading: 500 of 1,000 bases, 80 s, 80 s left\n"
+    assert sys.stderr.getvalue() == (
+        "reading: 250 of 1,000 bases, 40 s, 6 bases/s, 120 s left\nreading: 500 of 1,000 bases, 80 s, 6 bases/s, 80 s left\n"
+    )
 
 
 def test_a_bar_on_a_terminal(monkeypatch):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from hyena_glt.config import dump_config
+from hyena_glt.config import dump_config, load_config
 from hyena_glt.errors import CheckpointError
 from pipelines.evaluate import evaluate
 from pipelines.report import report
@@ -49,6 +50,16 @@ def page_of(run, tmp_path):
     result = report(str(run / "checkpoints"), output_dir=str(tmp_path / "out"))
     assert result["report"] == str(tmp_path / "out" / "report.html")
     return result, (tmp_path / "out" / "report.html").read_text()
+
+
+def test_every_dataset_of_a_mixture_is_described(run, tmp_path):
+    other = write_lambda_data(tmp_path / "other", {"kind": "char"}, max_length=64)
+    cfg = load_config(run / "config.yaml")
+    mixed = tmp_path / "run"
+    shutil.copytree(run, mixed)
+    (mixed / "config.yaml").write_text(dump_config(replace(cfg, data=replace(cfg.data, train_path=(cfg.data.train_path, str(other))))))
+    page = page_of(mixed, tmp_path)[1]
+    assert len(re.findall("<td>lambda.fa</td>", page)) == 2
 
 
 def test_before_and_after_the_evaluation(run, tmp_path):

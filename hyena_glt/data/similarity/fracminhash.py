@@ -24,7 +24,10 @@ def sketch(letters_L: np.ndarray, k: int, sequence_type: SequenceType, scale: in
 
 def merge(sketches: Iterable[np.ndarray]) -> np.ndarray:
     """The sketch of all the sequences together."""
-    return np.unique(np.concatenate([np.empty(0, np.uint64), *sketches]))
+    hashes = np.sort(np.concatenate([np.empty(0, np.uint64), *sketches]))  # np.unique uses a hash table, 30 times slower
+    new = np.ones(len(hashes), bool)
+    np.not_equal(hashes[1:], hashes[:-1], out=new[1:])
+    return hashes[new]
 
 
 def sketch_rows(letters_WL: np.ndarray, k: int, sequence_type: SequenceType, scale: int) -> tuple[np.ndarray, np.ndarray]:
@@ -32,14 +35,14 @@ def sketch_rows(letters_WL: np.ndarray, k: int, sequence_type: SequenceType, sca
     rows, hashes = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
     for block in row_blocks(*letters_WL.shape):
         hash_WM = kmer_hashes(letters_WL[block], k, sequence_type)
-        row, column = np.nonzero(hash_WM < hash_limit(scale))
-        rows.append(row + block.start)
-        hashes.append(hash_WM[row, column])
+        sampled = np.flatnonzero(hash_WM < hash_limit(scale))
+        rows.append(block.start + sampled // max(hash_WM.shape[1], 1))
+        hashes.append(hash_WM.ravel()[sampled])
     return distinct_pairs(np.concatenate(rows), np.concatenate(hashes))
 
 
 def distinct_pairs(row_M: np.ndarray, hash_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of a row (or record) and a hash it holds, sorted by hash, then row, each once."""
+    """Pairs of a row (or record) and a hash it holds, each once: sorted by hash, then row."""
     order = np.lexsort((row_M, hash_M))
     row, hash_ = row_M[order], hash_M[order]
     new = np.ones(len(row), bool)

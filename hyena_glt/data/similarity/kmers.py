@@ -67,7 +67,7 @@ def is_ambiguous(letters: np.ndarray, sequence_type: SequenceType) -> np.ndarray
         for base in b"CGTU":
             known |= letters == base
         return ~known
-    return _AMBIGUOUS_RESIDUE[letters]
+    return _AMBIGUOUS_RESIDUE.take(letters)
 
 
 _AMBIGUOUS_RESIDUE = ~np.isin(np.arange(256), list(ALPHABETS["protein"]))

@@ -1,0 +1,61 @@
+"""The bytes and the numbered lines of a file, plain, gzip or bgzip, and lists of names for the sentences about them."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from ...errors import DataError
+from ..fasta import BGZF_END
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[BinaryIO]:
+    """A file open for reading, uncompressed; DataError when it is missing, and when a compressed one is cut short or damaged."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(18)
+            is_gzip = start[:2] == b"\x1f\x8b"
+            if is_gzip and start[12:14] == b"BC" and not _ends_with(file, BGZF_END):
+                # One that is cut between two blocks unpacks without complaint.
+                raise EOFError
+            file.seek(0)
+            yield cast(BinaryIO, gzip.open(file)) if is_gzip else file
+    except EOFError as error:
+        raise DataError(f"{path}: compressed file is cut short ({path.stat().st_size:,} bytes); copy it again from its source") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: compressed file is damaged ({error}); copy it again from its source") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); correct the path") from error
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line from 1, its text without the line end), lazily; DataError as `unpacked`, and for a line that is not UTF-8."""
+    with unpacked(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield number, line.rstrip(b"\r\n").decode()
+            except UnicodeDecodeError as error:
+                found = error.object[error.start : error.start + 1]
+                raise DataError(f"{path}, line {number}: {found!r} is not UTF-8; convert the file") from error
+
+
+def listed(names: Iterable[str], wanted: str = "", limit: int = 8) -> str:
+    """The first names as a list in a sentence, those nearest to `wanted` first."""
+
+    def distance(name: str) -> float:
+        return -SequenceMatcher(None, name.lower(), wanted.lower()).ratio() if wanted else 0.0
+
+    ordered = sorted(sorted(names), key=distance)
+    return ", ".join(ordered[:limit]) + (", ..." if len(ordered) > limit else "")
+
+
+def _ends_with(file: BinaryIO, end: bytes) -> bool:
+    file.seek(max(file.seek(0, os.SEEK_END) - len(end), 0))
+    return file.read() == end

@@ -1,0 +1,262 @@
+"""Object stores: a real S3 server on loopback is listed, read by row group and written through pyarrow; its errors are sentences."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from hyena_glt.data.dataset import open_rows
+from hyena_glt.data.manifest import locate_split, read_manifest
+from hyena_glt.data.readers import all_row_group_sizes, read_rows
+from hyena_glt.data.storage import (
+    Url,
+    download,
+    find_objects,
+    is_folder,
+    list_files,
+    location,
+    names_in,
+    open_file,
+    open_filesystem,
+    read_bytes,
+    size,
+    upload,
+    write_bytes,
+)
+from hyena_glt.data.verify import verify
+from hyena_glt.errors import DataError
+from pipelines.convert import convert
+from tests.data.made_folder import make_folder
+
+NUMBERS = count()
+moto = pytest.importorskip("moto.server", reason="an S3 server needs moto[s3], flask and flask-cors")
+
+
+@pytest.fixture(scope="module")
+def server():
+    """An S3 server with one empty bucket; the environment says where."""
+    running = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    running.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*running.get_host_and_port()))
+        for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "REGION": "us-east-1"}.items():
+            patch.setenv(f"AWS_{name}", value)
+        yield running
+    running.stop()
+
+
+@pytest.fixture
+def bucket(server) -> Url:
+    import boto3
+
+    name = f"bucket-{next(NUMBERS)}"
+    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket=name)
+    return Url("s3", name)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return make_folder(tmp_path / "data", {"train": ((30, 7), (5,)), "test": ((3,),)}, weights=True)
+
+
+def copy_to(store: Url, folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            upload(path, store / path.relative_to(folder).as_posix())
+
+
+# Names
+
+
+def test_locations():
+    url = location("s3://bucket/data/train.h5/")
+    assert (url, str(url)) == (Url("s3", "bucket/data/train.h5"), "s3://bucket/data/train.h5")
+    assert (url.bucket, url.name, url.stem, url.suffix, str(url.parent)) == ("bucket", "train.h5", "train", ".h5", "s3://bucket/data")
+    assert url / "." == url and str(url.parent / "val/a") == "s3://bucket/data/val/a"
+    assert location("data/a:b") == Path("data/a:b") and location(url) is url
+    for path in ("http://host/a.fa", "s3://", "s3:///"):
+        with pytest.raises(DataError, match=f"{path}: files are read and written at local paths, s3://bucket/name and gs://bucket/name"):
+            location(path)
+
+
+def test_google_cloud_storage_is_opened_in_the_same_way():
+    store, key = open_filesystem("gs://bucket/folder/a.fa")
+    assert (store.type_name, key) == ("gcs", "bucket/folder/a.fa")
+
+
+def test_local_paths(tmp_path):
+    write_bytes(tmp_path / "a", b"abc")
+    store, path = open_filesystem(tmp_path / "a")
+    assert store.get_file_info(path).size == size(tmp_path / "a") == 3 and read_bytes(str(tmp_path / "a")) == b"abc"
+    assert (size(tmp_path), size(tmp_path / "b"), is_folder(tmp_path), is_folder(tmp_path / "a")) == (None, None, True, False)
+    assert names_in(tmp_path) == ["a"]
+
+
+# Objects
+
+
+def test_an_object_is_written_and_read(bucket, tmp_path):
+    url = bucket / "folder/a b#é.txt"
+    assert size(url) is None and not is_folder(url.parent)
+    write_bytes(url, b"abc")
+    assert (size(url), read_bytes(url), size(url.parent), is_folder(url.parent)) == (3, b"abc", None, True)
+    write_bytes(url, b"other")
+    assert read_bytes(str(url)) == b"other"
+    download(url, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"other" and names_in(tmp_path) == ["copy"]
+
+
+def test_large_files_there_and_back(bucket, tmp_path):
+    content = np.random.default_rng(0).bytes(21 << 20)
+    (tmp_path / "a").write_bytes(content)
+    upload(tmp_path / "a", bucket / "a")
+    download(bucket / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == content
+    with open_file(bucket / "a") as file:
+        file.seek(20 << 20)
+        assert file.read(100) == content[20 << 20 :][:100]
+
+
+def test_listing_and_finding(bucket):
+    names = ["x/a.fa", "x/b.fa.gz", "x/y/c.fa", "x/y/notes.txt", "xy.fa", "x/[1].fa"]
+    for name in names:
+        write_bytes(bucket / name, name.encode())  # as it is, also where the name says that it is compressed
+    assert list_files(bucket / "x") == {bucket / name: len(name) for name in sorted(names) if name.startswith("x/")}
+    assert names_in(bucket) == ["x", "xy.fa"] and names_in(bucket / "x") == ["[1].fa", "a.fa", "b.fa.gz", "y"]
+    found = {
+        "x/a.fa": ["x/a.fa"], "x": ["x/[1].fa", "x/a.fa", "x/b.fa.gz", "x/y/c.fa", "x/y/notes.txt"], "x/*.fa": ["x/[1].fa", "x/a.fa"],
+        "x/[1].fa": ["x/[1].fa"], "x/[ab].fa*": ["x/a.fa", "x/b.fa.gz"], "**/*.fa": ["x/[1].fa", "x/a.fa", "x/y/c.fa", "xy.fa"],
+        "x?.fa": ["xy.fa"], "x/**": ["x/[1].fa", "x/a.fa", "x/b.fa.gz", "x/y/c.fa", "x/y/notes.txt"], "z": [], "z/*.fa": [], "x/a": [],
+    }
+    assert {pattern: [item.key.partition("/")[2] for item in find_objects(location(f"{bucket}/{pattern}"))] for pattern in found} == found
+
+
+# Preprocessed data
+
+
+def test_a_folder_in_a_store_reads_as_it_does_here(bucket, folder):
+    copy_to(bucket / "data", folder)
+    remote = f"{bucket}/data"
+    assert locate_split(f"{remote}/train", "test") == (bucket / "data", "train") and read_manifest(remote) == read_manifest(folder)
+    assert verify(remote) == []
+    for split in ("train", "test"):
+        one, other = open_rows(remote, split, 5), open_rows(str(folder), split, 5)
+        assert one.row_groups == other.row_groups and one.tokenizer == other.tokenizer
+        order = np.random.default_rng(0).permutation(one.num_rows)
+        assert np.array_equal(one.read(order), other.read(order))
+    with pytest.raises(DataError, match=f"{remote} has no val split, only train, test; preprocess again"):
+        locate_split(remote, "val")
+
+
+def test_hdf5_in_a_store(bucket, folder, tmp_path):
+    convert(str(folder), str(tmp_path / "hdf5"))
+    copy_to(bucket / "data", tmp_path / "hdf5")
+    upload(tmp_path / "hdf5/train.h5", bucket / "alone.h5")
+    wanted = open_rows(str(folder), "train")
+    for path in (f"{bucket}/data", f"{bucket}/data/train.h5", f"{bucket}/alone.h5"):
+        rows = open_rows(path, "train")
+        assert np.array_equal(rows.read(np.arange(rows.num_rows)), wanted.read(np.arange(rows.num_rows)))
+    assert verify(f"{bucket}/data") == []
+
+
+def test_conversion_from_a_store(bucket, folder, tmp_path):
+    copy_to(bucket, folder)
+    convert(str(bucket), str(tmp_path / "hdf5"))
+    convert(str(folder), str(tmp_path / "wanted"))
+    for path in (tmp_path / "wanted").iterdir():
+        assert (tmp_path / "hdf5" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_row_group_is_one_request(bucket, folder, monkeypatch):
+    copy_to(bucket, folder)
+    manifest = read_manifest(bucket)
+    all_row_group_sizes(bucket, manifest.splits["train"].shards)
+    opened = []
+    monkeypatch.setattr(pq, "ParquetFile", lambda *_, **__: opened.append(1))
+    for index in (0, 1, 0):
+        read_rows(bucket / "train/part-00000.parquet", index)
+    assert not opened, "size and footer were read again"
+
+
+def test_an_object_that_was_replaced_is_read_anew(bucket, folder, tmp_path):
+    copy_to(bucket, folder)
+    open_rows(str(bucket), "train").read(np.arange(42))
+    other = make_folder(tmp_path / "other", {"train": ((30, 7), (5,)), "test": ((3,),)}, weights=True, seed=1)
+    copy_to(bucket, other)
+    assert np.array_equal(open_rows(str(bucket), "train").read(np.arange(42)), open_rows(str(other), "train").read(np.arange(42)))
+
+
+def test_damage_in_a_store_is_found(bucket, folder):
+    shard = folder / "train/part-00000.parquet"
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 255  # in the ids of the first row group
+    shard.write_bytes(content)
+    copy_to(bucket, folder)
+    assert verify(str(bucket)) == [f"{bucket}/train/part-00000.parquet: its SHA-256 is not the manifest's: its bytes have changed"]
+    rows = open_rows(str(bucket), "train")
+    with pytest.raises(DataError, match=f"{bucket}/train/part-00000.parquet, row group 0: damaged"):
+        rows.read(np.arange(30))
+    write_bytes(bucket / "train/part-00001.parquet", b"short")
+    write_bytes(bucket / "train/more", b"")
+    assert any("part-00001.parquet: has 5 bytes, the manifest says" in sentence for sentence in verify(str(bucket)))
+    assert f"{bucket}/train/more: is not in the manifest; remove it" in verify(str(bucket))
+    with pytest.raises(DataError, match="part-00001.parquet: 5 bytes, the manifest has"):
+        open_rows(str(bucket), "train")
+
+
+def test_another_process_reads_with_the_environment_alone(bucket, folder):
+    copy_to(bucket, folder)
+    program = textwrap.dedent(f"""
+        from hyena_glt.data.dataset import open_rows
+        print(open_rows("{bucket}", "train").read([0, 41]).tolist())
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
+    assert done.stdout.strip() == str(open_rows(str(folder), "train").read(np.array([0, 41])).tolist())
+
+
+# Errors
+
+
+def test_what_is_not_there(bucket, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"No such file or directory: '{bucket}/a'"):
+        read_bytes(bucket / "a")
+    with pytest.raises(FileNotFoundError):
+        list_files(bucket / "a")
+    with pytest.raises(DataError, match=f"{bucket}/a is neither a preprocessing output nor .*: nothing is there; check the path"):
+        locate_split(f"{bucket}/a", "train")
+    write_bytes(bucket / "a/notes", b"")
+    with pytest.raises(DataError, match="it holds notes; make it with `hyena-glt preprocess`"):
+        locate_split(f"{bucket}/a", "train")
+
+
+def test_no_such_bucket(server, tmp_path):
+    (tmp_path / "a").write_bytes(b"a")
+    sentence = "s3://nobody-has-this/a: there is no such bucket; check its name, or create it"
+    for action in (lambda: read_bytes("s3://nobody-has-this/a"), lambda: upload(tmp_path / "a", Url("s3", "nobody-has-this/a"))):
+        with pytest.raises(DataError, match=sentence):
+            action()
+
+
+def test_credentials_that_are_refused(bucket, monkeypatch):
+    write_bytes(bucket / "a", b"a")
+    monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)  # from here on the server looks at the keys
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "unknown")
+    sentence = f"{bucket}/a: access is denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
+    for action in (lambda: read_bytes(bucket / "a"), lambda: write_bytes(bucket / "a", b"b"), lambda: size(bucket / "a")):
+        with pytest.raises(DataError, match=sentence):
+            action()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_not_there(server, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(DataError, match="s3://bucket/a: the store cannot be reached; check the network, and AWS_ENDPOINT_URL where"):
+        size("s3://bucket/a")
