@@ -201,5 +201,9 @@ class PreprocessingConfig:
             *(unused(self, f"with `soft_masked: {self.soft_masked}`", "soft_masked_weight") if self.soft_masked != "weight" else ()),
             *(unused(self, "for protein, whose case means nothing", "soft_masked") if protein else ()),
             (not (protein and self.variants), "variants: a protein has no reference genome to apply them to; remove the section"),
+            (
+                not (protein and self.near_duplicates and (self.near_duplicates.kmer_size or 0) > 12),
+                "near_duplicates.kmer_size must be at most 12 for protein",
+            ),
             (protein or not self.go_terms, f"go_terms: they are of proteins, and sequence_type is {self.sequence_type}; remove them"),
         )

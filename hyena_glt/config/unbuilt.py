@@ -8,7 +8,7 @@ from typing import Literal
 from ..errors import ConfigError
 from .tree import CausalLMConfig, Config, MaskedLMConfig, NextSentencePredictionConfig, SequenceOrderPredictionConfig, TasksConfig
 
-Stage = Literal["preprocess", "pretrain", "sweep"]
+Stage = Literal["pretrain", "sweep"]
 TaskConfig = MaskedLMConfig | CausalLMConfig | NextSentencePredictionConfig | SequenceOrderPredictionConfig
 
 
@@ -41,17 +41,7 @@ def require_built(cfg: Config, stage: Stage) -> None:
 
 def not_built(cfg: Config, stage: Stage) -> list[str]:
     """A sentence for each setting that a pipeline would need and that is not built yet."""
-    return list({"preprocess": _preprocess, "pretrain": _pretrain, "sweep": _sweep}[stage](cfg))
-
-
-def _preprocess(cfg: Config) -> Iterator[str]:
-    pre = cfg.preprocessing
-    if pre.split.by == "cluster":
-        yield "preprocessing.split.by: cluster is not built yet; take another"
-    if pre.split.max_leakage is not None:
-        yield "preprocessing.split.max_leakage is not built yet; remove it"
-    if pre.near_duplicates is not None:
-        yield "preprocessing.near_duplicates is not built yet; remove it"
+    return list({"pretrain": _pretrain, "sweep": _sweep}[stage](cfg))
 
 
 def _objectives(tasks: TasksConfig) -> Iterator[str]:

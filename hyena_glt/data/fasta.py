@@ -7,10 +7,10 @@ later stage reads any stretch of any record by one seek, whatever the line width
 from __future__ import annotations
 
 import gzip
-import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
@@ -20,11 +20,11 @@ from ..errors import DataError
 from .storage import Location, open_binary, size
 
 CHUNK_BYTES = 1 << 20
+GZIP = b"\x1f\x8b"
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 """The empty block that ends every whole bgzip file."""
 BLANK = b" \t\r\n\v\f"
 HEADER, NEWLINE = b">\n"
-DIGEST_BYTES = 16
 LETTERS: dict[str, bytes] = {
     "dna": b"ACGTUNRYSWKMBDHV",
     "rna": b"ACGTUNRYSWKMBDHV",
@@ -33,14 +33,22 @@ LETTERS: dict[str, bytes] = {
 """What a sequence may hold, in either case: the alphabet, U and T alike, and the ambiguity codes."""
 
 
+class Span(NamedTuple):
+    """The lines of a plain file that begin in a range of its bytes."""
+
+    start: int
+    end: int
+
+
 class Record(NamedTuple):
-    """One FASTA record; `offset` is where its bases begin in the sink."""
+    """One FASTA record, or what a span has of it; `offset` is where its bases begin in the sink."""
 
     name: str
+    """Empty for the bases in front of a span's first header: they belong to the record before."""
     offset: int
     length: int
-    digest: bytes
-    """16 bytes, of the clean letters."""
+    header: int
+    """Where its header begins, in bytes of the uncompressed file."""
 
 
 class Contents(NamedTuple):
@@ -63,34 +71,34 @@ def unambiguous(sequence_type: SequenceType) -> bytes:
     return ALPHABETS[sequence_type] if sequence_type == "protein" else b"ACGTU"
 
 
-def read_fasta(path: Location, sequence_type: SequenceType, sink: BinaryIO | None = None, *, find_lower_case: bool = False) -> Contents:
-    """The records of a file, their clean letters written to `sink`, and its lower-case stretches if they are asked for.
+def read_fasta(
+    path: Location, sequence_type: SequenceType, sink: BinaryIO | None = None, *, span: Span | None = None, find_lower_case: bool = False
+) -> Contents:
+    """The records of a file, or of a span of it, their clean letters written to `sink`, and the lower-case stretches if asked for.
 
-    Raises DataError, with file, record and line, when the file is empty, cut short or not FASTA, when a letter is none of the
-    sequence type's, and when two records share a name.
+    Raises DataError, with file, record and line, when the file is empty, cut short or not FASTA, and when a letter is none of the
+    sequence type's.
     """
     upper = _upper_table(sequence_type)
     records: list[Record] = []
-    offsets: dict[str, int] = {}
     lower_case = [np.empty((0, 2), np.int64)]
-    name, begin, written, digest = "", 0, 0, hashlib.sha256()
-    for piece in _pieces(path):
+    name, begin, header, written = "", 0, 0, 0
+    for piece in _pieces(path, span):
         if piece.is_header:
-            if name:
-                records.append(Record(name, begin, written - begin, digest.digest()[:DIGEST_BYTES]))
-            name, begin, digest = _name(path, piece), written, hashlib.sha256()
-            _refuse_repeated_name(path, name, offsets, piece)
+            if name or written:
+                records.append(Record(name, begin, written - begin, header))
+            name, begin, header = _name(path, piece), written, piece.offset
             continue
         letters = piece.text.translate(upper, BLANK)
         if b"\0" in letters:
             _refuse_letter(path, name, piece, upper, sequence_type)
         if find_lower_case:
             lower_case.append(written + _lower_case(piece.text))
-        digest.update(letters)
         written += len(letters)
         if sink:
             sink.write(letters)
-    records.append(Record(name, begin, written - begin, digest.digest()[:DIGEST_BYTES]))
+    if name or written:
+        records.append(Record(name, begin, written - begin, header))
     return Contents(records, np.concatenate(lower_case))
 
 
@@ -107,13 +115,13 @@ def _upper_table(sequence_type: SequenceType) -> bytes:
     return bytes(letter if letter in allowed else 0 for letter in bytes(range(256)).upper())
 
 
-def _pieces(path: Location) -> Iterator[Piece]:
+def _pieces(path: Location, span: Span | None) -> Iterator[Piece]:
     """Cut a file into headers and what stands below them; DataError if it does not start like FASTA."""
-    read, held, at_line_start, begun = 0, b"", True, False
-    for chunk in _chunks(path):
-        chunk, held, first = held + chunk, b"", read - len(held)
-        read = first + len(chunk)
-        start = 0
+    held, at_line_start, begun = b"", True, span is not None and span.start > 0
+    behind = 0
+    for offset, chunk in _span_chunks(path, span) if span else _numbered(_chunks(path)):
+        chunk, held, first = held + chunk, b"", offset - len(held)
+        start, behind = 0, first + len(chunk)
         if not begun:
             start = len(chunk) - len(chunk.lstrip())
             begun = start < len(chunk)
@@ -127,9 +135,31 @@ def _pieces(path: Location) -> Iterator[Piece]:
             yield Piece(is_header, first + start, chunk[start:end])
             at_line_start, start = chunk[end - 1] == NEWLINE, end
     if held:
-        yield Piece(True, read - len(held), held)
+        yield Piece(True, behind - len(held), held)
     if not begun:
         raise DataError(f"{path}: is empty; remove it from preprocessing.input_path or put FASTA into it")
+
+
+def _numbered(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Each chunk with the offset at which it begins."""
+    offset = 0
+    for chunk in chunks:
+        yield offset, chunk
+        offset += len(chunk)
+
+
+def _span_chunks(path: Path, span: Span) -> Iterator[tuple[int, bytes]]:
+    """(offset, bytes) of the lines that begin in a span of a plain file; a line may be as long as the file."""
+    with path.open("rb") as file:
+        file.seek(max(span.start - 1, 0))
+        while span.start and not file.readline(CHUNK_BYTES).endswith(b"\n"):  # the line that began before the span
+            if file.tell() >= span.end:
+                return
+        chunk = b"\n"
+        while (place := file.tell()) < span.end and (chunk := file.read(min(CHUNK_BYTES, span.end - place))):
+            yield place, chunk
+        while not chunk.endswith(b"\n") and (chunk := file.readline(CHUNK_BYTES)):  # the last line ends behind the span
+            yield file.tell() - len(chunk), chunk
 
 
 def _next_header(chunk: bytes, start: int) -> int:
@@ -140,12 +170,18 @@ def _next_header(chunk: bytes, start: int) -> int:
     return at if at > 0 else len(chunk)
 
 
+def is_compressed(path: Path) -> bool:
+    """Whether a local file begins as gzip and bgzip files do."""
+    with path.open("rb") as file:
+        return file.read(2) == GZIP
+
+
 def _chunks(path: Location) -> Iterator[bytes]:
     """The uncompressed bytes of a file; DataError when a compressed one is cut short or damaged."""
     with open_binary(path) as file:
         start = file.read(18)
         file.seek(0)
-        if start[:2] != b"\x1f\x8b":
+        if start[:2] != GZIP:
             yield from iter(lambda: file.read(CHUNK_BYTES), b"")
             return
         with _gzip_errors(path), gzip.open(file) as unpacked:
@@ -212,9 +248,11 @@ def _refuse_letter(path: Location, name: str, piece: Piece, upper: bytes, sequen
     raise DataError(f"{path}, record {name!r}, line {_line_at(path, piece.offset + at)}: {problem}")
 
 
-def _refuse_repeated_name(path: Location, name: str, offsets: dict[str, int], header: Piece) -> None:
-    """DataError if a record before has this name; `offsets` is where each record begins."""
-    if name in offsets:
-        first, line = _line_at(path, offsets[name]), _line_at(path, header.offset)
-        raise DataError(f"{path}, line {line}: a record on line {first} is named {name!r} too; rename one of them")
-    offsets[name] = header.offset
+def refuse_repeated_names(path: Location, records: Sequence[Record]) -> None:
+    """DataError if two records of a file share a name."""
+    headers: dict[str, int] = {}
+    for record in records:
+        if record.name in headers:
+            first, line = _line_at(path, headers[record.name]), _line_at(path, record.header)
+            raise DataError(f"{path}, line {line}: a record on line {first} is named {record.name!r} too; rename one of them")
+        headers[record.name] = record.header

@@ -28,8 +28,8 @@ CLUSTER_K: dict[SequenceType, int] = {"dna": 21, "rna": 21, "protein": 6}
 """Long enough that unrelated records share few k-mers, short enough that related ones share many."""
 STRETCH_BASES = 1 << 22
 """Letters in one task."""
-MAX_HASHES = 1 << 24
-"""Sampled k-mers of all records together, about: the driver needs some 60 bytes for each."""
+MAX_HASHES = 1 << 23
+"""Sampled k-mers of all records together, about: the driver needs some 100 bytes for each."""
 HASHES_PER_RECORD = 1000
 """Of the shortest record, where memory allows: its share in another is then found with an error below 0.016."""
 MIN_HASHES = 10
@@ -73,21 +73,23 @@ class Sketching(NamedTuple):
 def homology_clusters(
     output: Path, records: pa.Table, sequence_type: SequenceType, threshold: float, done: Callable[[int], None]
 ) -> list[str]:
-    """The name of each record's cluster, for records in order (columns file, offset, length, digest), none of which is empty.
+    """The name of each record's cluster, for records in order (columns file, name, offset, length), none of which is empty.
 
-    A cluster is named by the digest of its first record, which neither other files nor their names change. `done` is told the
-    letters of each stretch done. DataError where there are too many records to tell related ones.
+    A cluster is named by its first record and its length: contig_1 of two assemblies are two names, and neither the names of the
+    files nor others behind them change it. `done` is told the letters of each stretch done. DataError where there are too many
+    records to tell related ones.
     """
     labels = output / SCRATCH / "clusters.npy"
     if not labels.exists():
         sketching = plan_sketches(output, records, sequence_type)
         shared = ray.put(sketching)
-        for row in results(sketched(task_rows(stretch._asdict() for stretch in sketching.stretches()), shared)):
+        stretches, bases = (stretch._asdict() for stretch in sketching.stretches()), sum(records["length"].to_pylist())
+        for row in results(sketched(task_rows(stretches, bases=bases), shared)):
             stretch = Stretch(**row)
             done(stretch.last - stretch.first)
         save_array(labels, find_clusters(sketching, threshold))
-    digests = records["digest"].to_pylist()
-    return [digests[first].hex() for first in np.load(labels).tolist()]
+    names, lengths = records["name"].to_pylist(), records["length"].to_pylist()
+    return [f"{names[first]}:{lengths[first]}" for first in np.load(labels).tolist()]
 
 
 def plan_sketches(output: Path, records: pa.Table, sequence_type: SequenceType) -> Sketching:

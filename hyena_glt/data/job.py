@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -63,6 +63,8 @@ class Job:
     compress: bool
     repeated_places: np.ndarray
     """int64, sorted: the windows, by the place of their first base, that repeat an earlier one."""
+    near_duplicate_places: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    """The same for windows that are nearly an earlier one."""
     weights: Weights | None = None
     labels: Intervals | None = None
 
@@ -72,6 +74,11 @@ class Job:
             width=self.tokenizer.num_tokens(self.cut.max_length), dtype=self.tokenizer.dtype,
             weights=self.weights is not None, labels=self.labels is not None,
         )
+
+    @property
+    def num_bases(self) -> int:
+        """Bases of all regions."""
+        return sum(int((regions.end_R - regions.start_R).sum()) for regions in self.regions.values())
 
     @property
     def shards(self) -> Path:

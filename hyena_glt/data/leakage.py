@@ -79,11 +79,11 @@ def measure_leakage(job: Job, tasks: Sequence[Task], done: Callable[[Task], None
     if not stored.exists():
         work = plan_work(job, tasks)
         shared = ray.put(work)
-        for row in results(sketched(task_rows(task._asdict() for task in work.train), shared)):
+        for row in results(sketched(task_rows((task._asdict() for task in work.train), bases=job.num_bases), shared)):
             done(Task(**row))
         store_train_sketch(work)
         sketch = ray.put(np.load(work.train_file))
-        for row in results(matched(task_rows(task._asdict() for task in work.held_out), shared, sketch)):
+        for row in results(matched(task_rows((task._asdict() for task in work.held_out), bases=job.num_bases), shared, sketch)):
             done(Task(**row))
         for _ in results(searched(task_rows({"bucket": bucket} for bucket in range(work.search.num_buckets)), shared)):
             pass

@@ -43,7 +43,7 @@ def refuse_leakage(leakage: Mapping[str, Leakage], max_leakage: float, job: Job)
         worst = ", ".join(window for split, found in above.items() for window in _worst_windows(split, found, job)[:3])
         raise DataError(
             f"train holds {shares}, more than preprocessing.split.max_leakage ({max_leakage:g}) allows; most of {worst}; "
-            "set preprocessing.split.by to cluster, set preprocessing.near_duplicates, remove the related records, or allow more"
+            "set preprocessing.split.by to cluster, remove the related records, or allow more"
         )
 
 

@@ -80,6 +80,8 @@ class Manifest:
     dropped: Dropped
     variants: Mapping[str, int] = field(default_factory=dict)
     """What became of the variants that haplotypes were built with, counted."""
+    leakage: Mapping[str, Any] = field(default_factory=dict)
+    """Split -> how much of it is found in train, where that was measured (`similarity.leakage.Leakage`)."""
 
 
 def canonical_json(value: Json) -> bytes:

@@ -51,7 +51,7 @@ def near_duplicate_windows(job: Job, tasks: Sequence[Task], cfg: NearDuplicatesC
         return np.load(stored)
     work = plan_work(job, tasks, cfg)
     shared = ray.put(work)
-    for row in results(signed(task_rows(task._asdict() for task in tasks), shared)):
+    for row in results(signed(task_rows((task._asdict() for task in tasks), bases=job.num_bases), shared)):
         done(Task(**row))
     buckets = range(work.search.num_buckets)
     for _ in results(paired(task_rows({"bucket": bucket} for bucket in buckets), shared)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..config import require_built
+from ..config import SplitConfig
 from ..config.tree import Config
 from ..errors import ConfigError, DataError
 from ..tokenizers import Tokenizer, build_tokenizer
 from .coordinates import Coordinates, load_lifts
-from .dedup import is_repeat, split_digests
 from .features import Features, read_features
+from .homology import homology_clusters
 from .index import OnProgress, checksums
 from .inputs import find_annotations, find_inputs
 from .job import Filters, Job, Task
@@ -77,7 +78,9 @@ class Genome(NamedTuple):
     """Columns of `index.RECORDS` and `place`, in order."""
     sources: tuple[str, ...]
     """The name of each file, by its number."""
-    variants: Mapping[str, int]
+    repeated: np.ndarray
+    """bool, one a record: its letters stand in an earlier one."""
+    variants: Mapping[str, int] = {}
     """What became of the variants, counted."""
 
 
@@ -86,7 +89,6 @@ def prepare(cfg: Config, on_progress: OnProgress) -> Run:
 
     Raises ConfigError with all that is missing, contradictory or not built yet, DataError for a path without FASTA files.
     """
-    require_built(cfg, "preprocess")
     tokenizer = build_tokenizer(cfg.preprocessing.sequence_type, cfg.tokenization)
     cut = _check_settings(cfg, tokenizer.span)
     inputs, annotations = find_inputs(cfg.preprocessing.input_path), find_annotations(cfg.preprocessing)
@@ -121,19 +123,20 @@ def _check_settings(cfg: Config, span: int) -> Cut:
     return Cut(max_length=length, stride=cfg.tokenization.stride or length)
 
 
-def make_plan(run: Run, genome: Genome) -> DataPlan:
+def make_plan(run: Run, genome: Genome, on_progress: OnProgress) -> DataPlan:
     """Drop empty and repeated records and divide the others.
 
     Raises ConfigError when a record that the settings name does not exist, DataError when a split gets nothing.
     """
     pre, num_inputs = run.cfg.preprocessing, len(run.inputs)
     refuse_unknown_names(genome.records, genome.sources, pre.split)
-    kept, dropped = drop_records(genome.records, remove_duplicates=pre.remove_duplicates)
+    kept, dropped = drop_records(genome.records, genome.repeated & pre.remove_duplicates)
     if pre.variants and not pre.variants.keep_reference:
         kept = _drop_reference(kept, num_inputs, dropped)
     coordinates = Coordinates(kept, load_lifts(run.output, kept, num_inputs))
     features = read_features(pre, run.annotations, coordinates, lambda: _lower_case(run, genome.records, kept, coordinates))
-    places = split_places(coordinates, genome.sources, pre.split, gap=run.cut.max_length, clusters=lambda: ())
+    clusters = partial(_clusters, run, kept, on_progress)
+    places = split_places(coordinates, genome.sources, pre.split, gap=run.cut.max_length, clusters=clusters)
     places = _restrict(places, coordinates, features, dropped)
     regions = {split: make_regions(kept, stretches, run.cut) for split, stretches in places.items()}
     refuse_empty_splits(run.cfg, {split: r.num_windows for split, r in regions.items()}, dropped)
@@ -151,6 +154,18 @@ def make_plan(run: Run, genome: Genome) -> DataPlan:
         inputs=_input_files(run, genome.records), job=job, tasks=tuple(job.tasks(run.cfg.output.chunk_size)), dropped=dropped,
         variants=genome.variants,
     )
+
+
+def _clusters(run: Run, records: pa.Table, on_progress: OnProgress) -> list[str]:
+    """The homology cluster of each record."""
+    pre, total, done = run.cfg.preprocessing, int(records["length"].to_numpy().sum()), 0
+
+    def count(bases: int) -> None:
+        nonlocal done
+        done += bases
+        on_progress("clustering", done, total)
+
+    return homology_clusters(run.output, records, pre.sequence_type, pre.split.cluster_threshold, count)
 
 
 def _restrict(
@@ -196,10 +211,9 @@ def _drop_reference(records: pa.Table, num_inputs: int, dropped: Dropped) -> pa.
     return records.filter(pa.array(~is_input)).combine_chunks()
 
 
-def drop_records(records: pa.Table, *, remove_duplicates: bool) -> tuple[pa.Table, Dropped]:
-    """The records that stay, in order, and those that do not, counted by reason."""
+def drop_records(records: pa.Table, repeated: np.ndarray) -> tuple[pa.Table, Dropped]:
+    """The records that stay, in order, and those that do not, counted by reason; `repeated` is bool [N]."""
     empty = records["length"].to_numpy() == 0
-    repeated = is_repeat(split_digests(records["digest"].to_pylist()), records["place"].to_numpy()) & ~empty & remove_duplicates
     lengths, dropped = records["length"].to_numpy(), Dropped()
     for reason, mask in (("empty_records", empty), ("duplicate_records", repeated)):
         count_dropped(dropped, reason, records=int(mask.sum()), bases=int(lengths[mask].sum()))
@@ -231,14 +245,28 @@ def refuse_empty_splits(cfg: Config, num_windows: Mapping[str, int], dropped: Dr
             f"no window is left after the filters{lost}; see preprocessing.min_length, max_ambiguous_fraction and remove_duplicates"
         )
     split = cfg.preprocessing.split
-    by_name = split.by == "named"
-    asked = {"train": True, "val": split.val_records if by_name else split.val, "test": split.test_records if by_name else split.test}
+    asked = {"train": True, "val": _is_asked(split, "val"), "test": _is_asked(split, "test")}
     empty = [name for name in SPLITS if asked[name] and not num_windows[name]]
     if empty:
-        change = {
-            "record": "the seeded hash put no record there: split by tail, take another split.seed, larger fractions or more records",
-            "named": "name other records in preprocessing.split.val_records and test_records",
-            "tail": "the records are too short for it: raise its fraction, lower max_length, or split by record",
-        }[split.by]
-        without = "" if by_name or "train" in empty else f"; or set {' and '.join(f'preprocessing.split.{name}' for name in empty)} to 0"
-        raise DataError(f"the {' and the '.join(empty)} split would be empty{lost}; {change}{without}")
+        removable = split.by not in ("named", "interval") and "train" not in empty
+        without = f"; or set {' and '.join(f'preprocessing.split.{name}' for name in empty)} to 0" if removable else ""
+        raise DataError(f"the {' and the '.join(empty)} split would be empty{lost}; {EMPTY_SPLIT_ADVICE[split.by]}{without}")
+
+
+def _is_asked(split: SplitConfig, name: str) -> bool:
+    """Whether the settings ask for a split that holds something."""
+    setting = {"named": f"{name}_records", "interval": f"{name}_intervals"}.get(split.by, name)
+    return bool(getattr(split, setting))
+
+
+_HASH_ADVICE = "the seeded hash put no {} there: split by tail, take another split.seed, larger fractions or more {}s"
+EMPTY_SPLIT_ADVICE = {
+    "record": _HASH_ADVICE.format("record", "record"),
+    "chromosome": _HASH_ADVICE.format("chromosome", "chromosome"),
+    "file": _HASH_ADVICE.format("file", "file"),
+    "cluster": _HASH_ADVICE.format("cluster", "record"),
+    "named": "name other records in preprocessing.split.val_records and test_records",
+    "interval": "list other stretches in preprocessing.split.val_intervals and test_intervals",
+    "tail": "the records are too short for it: raise its fraction, lower max_length, or split by record",
+}
+"""What to do where a way of splitting leaves a split empty."""

@@ -5,7 +5,6 @@ A haplotype's letters lie beside those of the inputs, as one more file, with a `
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,6 @@ from ..config.settings import suggest
 from ..errors import ConfigError, DataError
 from ..files import atomic_write
 from .coordinates import save_lift
-from .fasta import DIGEST_BYTES
 from .index import RECORDS
 from .manifest import canonical_json
 from .scratch import SCRATCH, bases_file
@@ -50,6 +48,11 @@ class SampleBlock(NamedTuple):
     offset: int
     length: int
     """Where the contig lies in the clean letters of its file."""
+
+    @property
+    def num_bases(self) -> int:
+        """Bases to build, about, if all samples are diploid."""
+        return 2 * len(self.samples) * (self.end - self.start)
 
     @property
     def record(self) -> str:
@@ -116,7 +119,7 @@ def haplotype_records(blocks: Sequence[SampleBlock], output: Path, done: Callabl
     for row in results(built(task_rows(block._asdict() for block in blocks), output)):
         done(SampleBlock(**row))
     reports = [json.loads(_report(output, block).read_text()) for block in blocks]
-    rows = [record | {"digest": bytes.fromhex(record["digest"])} for report in reports for record in report["records"]]
+    rows = [record for report in reports for record in report["records"]]
     counts: Counter[str] = Counter()
     for report in reports:
         counts.update(report["counts"])
@@ -153,18 +156,14 @@ def _file_numbers(block: SampleBlock, carried: Mapping[tuple[str, int], np.ndarr
 
 def _store(output: Path, number: int, block: SampleBlock, reference: np.ndarray, region: Region, edits: Edits) -> dict[str, object]:
     """Write the letters of one haplotype and its lift; the fields of its record."""
-    target, digest, length = bases_file(output, number), hashlib.sha256(), 0
+    target, length = bases_file(output, number), 0
     with target.with_suffix(".unfinished").open("wb", buffering=0) as sink:
         for piece in apply_edits(reference, region, edits):
             sink.write(piece.data)
-            digest.update(piece)
             length += len(piece)
     target.with_suffix(".unfinished").replace(target)
     save_lift(output, number, Lift.through(region, edits))
-    return {
-        "file": number, "name": block.record, "contig": block.contig, "offset": 0, "length": length,
-        "digest": digest.digest()[:DIGEST_BYTES].hex(),
-    }
+    return {"file": number, "name": block.record, "contig": block.contig, "offset": 0, "length": length}
 
 
 def _report(output: Path, block: SampleBlock) -> Path:

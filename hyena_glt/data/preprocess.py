@@ -5,21 +5,29 @@ inputs -> checksums -> records and clean letters -> splits and windows -> repeat
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
 import ray
 
+from ..config.preprocessing import PreprocessingConfig, SplitConfig, VariantsConfig
 from ..config.tree import Config
 from ..errors import ConfigError, DataError
-from .dedup import repeated_windows
+from .dedup import record_digests, repeated_records, repeated_windows
 from .index import OnProgress, index_records, join, with_places
 from .job import Job, Task
-from .manifest import SPLITS, TOKENIZER, Dropped, Manifest, SplitManifest, count_dropped, write_manifest
+from .leakage import measure_leakage
+from .leakage_report import leakage_lines, located, refuse_leakage
+from .manifest import SPLITS, TOKENIZER, Dropped, Json, Manifest, SplitManifest, count_dropped, write_manifest
+from .near_duplicates import near_duplicate_windows
 from .plan import DataPlan, Genome, Run, make_plan, refuse_empty_splits
 from .resume import discard, sections
 from .scratch import SCRATCH
@@ -32,6 +40,8 @@ from .verify import file_sha256
 if TYPE_CHECKING:
     from .population import SampleBlock
 
+log = logging.getLogger(__name__)
+
 
 def plan_only(run: Run, on_progress: OnProgress) -> DataPlan:
     """Read the inputs, check every letter and plan the run; what it takes stands in a temporary folder, nothing is left."""
@@ -39,7 +49,7 @@ def plan_only(run: Run, on_progress: OnProgress) -> DataPlan:
     with quiet_ray_data(), TemporaryDirectory(prefix=".hyena-glt-dry-run-", dir=beside) as folder:
         scratch = replace(run, output=Path(folder), destination=Path(folder))
         (scratch.output / SCRATCH).mkdir()
-        plan = make_plan(scratch, read_genome(scratch, on_progress))
+        plan = make_plan(scratch, read_genome(scratch, on_progress), on_progress)
         return replace(plan, job=replace(plan.job, output=run.output, destination=run.destination))
 
 
@@ -51,7 +61,7 @@ def preprocess(run: Run, on_progress: OnProgress) -> Manifest:
     """
     try:
         with quiet_ray_data():
-            return write(run.cfg, make_plan(run, read_genome(run, on_progress)), on_progress)
+            return write(run.cfg, make_plan(run, read_genome(run, on_progress), on_progress), on_progress)
     except (ConfigError, DataError):
         discard(run.output, run.destination)
         raise
@@ -61,29 +71,41 @@ def read_genome(run: Run, on_progress: OnProgress) -> Genome:
     """The records of the inputs, and of the haplotypes that variants make of them; their clean letters are stored."""
     pre = run.cfg.preprocessing
     records = index_records(run.inputs, pre.sequence_type, run.output, on_progress, find_lower_case=pre.soft_masked != "keep")
-    if pre.variants is None:
-        return Genome(with_places(records), tuple(run.inputs), {})
+    sources, variants = tuple(run.inputs), dict[str, int]()
+    if pre.variants:
+        haplotypes, names, variants = _build_haplotypes(pre.variants, run, records, on_progress)
+        records, sources = join([records, haplotypes]), sources + names
+    records = with_places(records)
+    repeated = np.zeros(len(records), bool)
+    if pre.remove_duplicates:
+        repeated = repeated_records(records, partial(record_digests, output=run.output))
+    return Genome(records, sources, repeated, variants)
+
+
+def _build_haplotypes(
+    cfg: VariantsConfig, run: Run, records: pa.Table, on_progress: OnProgress
+) -> tuple[pa.Table, tuple[str, ...], dict[str, int]]:
+    """Their records, the names of their files, and what became of the variants."""
     from .population import haplotype_records, plan_blocks  # pysam is an extra
 
-    blocks, haplotypes = plan_blocks(pre.variants, run.annotations["variants"], records, first_file=len(run.inputs))
-    total, done = sum((block.end - block.start) * len(block.samples) * 2 for block in blocks), 0
+    blocks, names = plan_blocks(cfg, run.annotations["variants"], records, first_file=len(run.inputs))
+    total, done = sum(block.num_bases for block in blocks), 0
 
     def count(block: SampleBlock) -> None:
         nonlocal done
-        done += (block.end - block.start) * len(block.samples) * 2
+        done += block.num_bases
         on_progress("haplotypes", done, total)
 
     built, counts = haplotype_records(blocks, run.output, count)
-    return Genome(with_places(join([records, built])), (*run.inputs, *haplotypes), counts)
+    return built, names, counts
 
 
 def write(cfg: Config, plan: DataPlan, on_progress: OnProgress) -> Manifest:
-    """Carry out the plan: find repeated windows, write the shards, then the manifest."""
-    job = plan.job
-    if cfg.preprocessing.remove_duplicates:
-        job = replace(job, repeated_places=repeated_windows(job, list(plan.tasks), _counter(plan, "hashing", on_progress)))
+    """Carry out the plan: find windows to drop, measure leakage, write the shards, then the manifest."""
+    job = compare_windows(cfg.preprocessing, plan, on_progress)
+    leakage = _measure_leakage(cfg.preprocessing.split, replace(plan, job=job), on_progress)
     done, parts = _counter(plan, "tokenizing", on_progress), {}
-    for row in results(written(task_rows(task._asdict() for task in plan.tasks), ray.put(job))):
+    for row in results(written(task_rows((task._asdict() for task in plan.tasks), bases=job.num_bases), ray.put(job))):
         task = Task(**{key: row[key] for key in Task._fields})
         parts[task] = Written.from_json(str(row["written"]))
         done(task)
@@ -93,11 +115,35 @@ def write(cfg: Config, plan: DataPlan, on_progress: OnProgress) -> Manifest:
     manifest = Manifest(
         config=sections(cfg), tokenizer=job.tokenizer.to_dict(), tokenizer_sha256=file_sha256(job.output / TOKENIZER),
         width=job.row_format.width, columns=tuple(job.row_format.schema.names), inputs=plan.inputs,
-        splits={split: summed for split, summed in splits.items() if summed.rows}, dropped=dropped, variants=plan.variants,
+        splits={split: summed for split, summed in splits.items() if summed.rows}, dropped=dropped, variants=plan.variants, leakage=leakage,
     )
     if job.format == "hdf5":
         manifest = replace(manifest, splits=converted_splits(job, manifest))
     return _publish(job, manifest)
+
+
+def compare_windows(cfg: PreprocessingConfig, plan: DataPlan, on_progress: OnProgress) -> Job:
+    """The job with the windows that repeat others, exactly or nearly."""
+    job = plan.job
+    if cfg.remove_duplicates:
+        job = replace(job, repeated_places=repeated_windows(job, list(plan.tasks), _counter(plan, "hashing", on_progress)))
+    if cfg.near_duplicates:
+        near = near_duplicate_windows(job, plan.tasks, cfg.near_duplicates, _counter(plan, "comparing", on_progress))
+        job = replace(job, near_duplicate_places=near)
+    return job
+
+
+def _measure_leakage(cfg: SplitConfig, plan: DataPlan, on_progress: OnProgress) -> Json:
+    """How much of val and test is found in train, if that is asked for; DataError if it is more than the settings allow."""
+    if cfg.max_leakage is None:
+        return {}
+    dropped = np.union1d(plan.job.repeated_places, plan.job.near_duplicate_places)
+    staying = replace(plan.job, repeated_places=dropped)
+    leakage = measure_leakage(staying, plan.tasks, _counter(plan, "leakage", on_progress))
+    for line in leakage_lines(leakage, plan.job):
+        log.info(line)
+    refuse_leakage(leakage, cfg.max_leakage, plan.job)
+    return located(leakage, plan.job)
 
 
 def _publish(job: Job, manifest: Manifest) -> Manifest:
@@ -111,7 +157,7 @@ def _publish(job: Job, manifest: Manifest) -> Manifest:
 
 def _counter(plan: DataPlan, stage: str, on_progress: OnProgress) -> Callable[[Task], None]:
     """A function that is told of each task done, and reports how far a stage is, in bases as if all windows were equally long."""
-    bases = sum(int((regions.end_R - regions.start_R).sum()) for regions in plan.job.regions.values())
+    bases = plan.job.num_bases
     windows, done = sum(task.last - task.first for task in plan.tasks), 0
 
     def count(task: Task) -> None:

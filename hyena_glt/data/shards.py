@@ -21,6 +21,7 @@ from ..tokenizers import Tokenizer
 from ..tokenizers.base import PAD
 from . import parquet
 from .blocks import Block, blocks_of, concatenate, drop_reasons
+from .comparison import are_among
 from .features import Weights
 from .job import Job, Task
 from .manifest import Dropped, Shard, canonical_json, count_dropped
@@ -103,7 +104,8 @@ def write_shard(job: Job, task: Task) -> Written:
 def _stay(block: Block, job: Job, result: Written) -> Block:
     """The windows of a block that stay; the others are counted."""
     reasons = drop_reasons(block, job.filters)
-    reasons["duplicate"] = ~np.any(list(reasons.values()), axis=0) & _are_among(block.place_W, job.repeated_places)
+    for reason, places in (("duplicate", job.repeated_places), ("near_duplicate", job.near_duplicate_places)):
+        reasons[reason] = ~np.any(list(reasons.values()), axis=0) & are_among(block.place_W, places)
     for reason, dropped_W in reasons.items():
         count_dropped(result.dropped, f"{reason}_windows", windows=int(dropped_W.sum()), bases=int(block.length_W[dropped_W].sum()))
     return block.take(~np.any(list(reasons.values()), axis=0))
@@ -119,12 +121,6 @@ def _joined(blocks: Iterable[Block], at_least: int) -> Iterator[Block]:
             held = []
     if any(len(part.place_W) for part in held):
         yield concatenate(held)
-
-
-def _are_among(place_W: np.ndarray, sorted_M: np.ndarray) -> np.ndarray:
-    """bool [W]: a place is one of `sorted_M`."""
-    at_W = np.searchsorted(sorted_M, place_W)
-    return np.append(sorted_M, -1)[at_W] == place_W
 
 
 def _table(block: Block, split: str, job: Job, result: Written) -> tuple[pa.Table, int]:

@@ -16,13 +16,20 @@ from ..errors import ClusterError, HyenaError
 MAX_BLOCKS = 4096
 """Ray schedules blocks of tasks; more than this many cost more to keep track of than they spread the work."""
 
+BLOCK_BASES = 1 << 25
+"""Bases of work in a block, where there are enough: about half a second."""
+
 Row = Mapping[str, object]
 
 
-def task_rows(tasks: Iterable[Row]) -> ray.data.Dataset:
-    """A dataset with one row a task, spread so that each can run anywhere."""
+def task_rows(tasks: Iterable[Row], *, bases: int | None = None) -> ray.data.Dataset:
+    """A dataset with one row a task, spread so that each can run anywhere.
+
+    With `bases`, the work of all tasks, small ones share a block: each block costs Ray some milliseconds.
+    """
     rows = list(tasks)
-    return ray.data.from_items(rows, override_num_blocks=max(1, min(len(rows), MAX_BLOCKS)))
+    wanted = len(rows) if bases is None else max(2 * int(ray.cluster_resources().get("CPU", 1)), -(-bases // BLOCK_BASES))
+    return ray.data.from_items(rows, override_num_blocks=max(1, min(len(rows), wanted, MAX_BLOCKS)))
 
 
 def results(dataset: ray.data.Dataset) -> Iterator[Row]:

@@ -13,8 +13,6 @@ from hyena_glt.errors import ConfigError
 @pytest.mark.parametrize(
     ("override", "stage", "sentence"),
     [
-        ("preprocessing.split.by=cluster", "preprocess", "preprocessing.split.by: cluster is not built yet; take another"),
-        ("preprocessing.split.max_leakage=0.1", "preprocess", "preprocessing.split.max_leakage is not built yet; remove it"),
         (
             "tasks.next_sentence_prediction.weight=1",
             "pretrain",

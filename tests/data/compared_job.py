@@ -42,7 +42,7 @@ def store_records(folder: Path, files: list[dict[str, bytes]]) -> pa.Table:
         target.write_bytes(b"".join(records.values()))
         offset = 0
         for name, letters in records.items():
-            rows.append({"file": number, "name": name, "contig": name, "offset": offset, "length": len(letters), "digest": name.encode()})
+            rows.append({"file": number, "name": name, "contig": name, "offset": offset, "length": len(letters)})
             offset += len(letters)
     return with_places(pa.Table.from_pylist(rows))
 

@@ -6,17 +6,16 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from hyena_glt.config import Config, OutputConfig, PreprocessingConfig, SplitConfig, TokenizationConfig
 from hyena_glt.data import job, shards
-from hyena_glt.data.index import index_file, join, with_places
 from hyena_glt.data.manifest import TOKENIZER, Manifest, SplitManifest, write_manifest
-from hyena_glt.data.plan import Genome, make_plan, prepare
+from hyena_glt.data.plan import make_plan, prepare
 from hyena_glt.data.resume import sections
 from hyena_glt.data.scratch import SCRATCH
 from hyena_glt.data.verify import file_sha256
+from tests.data.in_process import read_genome
 
 CHAR = TokenizationConfig(kind="char")
 
@@ -43,9 +42,7 @@ def write_folder(
         tokenization=tokenization, output=OutputConfig(path=str(folder), chunk_size=rows_per_shard, compress=compress),
     )
     run = prepare(cfg, lambda *_: None)
-    files = [pa.table({"number": [0], "path": [str(fasta)]})]
-    records = with_places(join([index_file(file, sequence_type="dna", output=folder) for file in files]))
-    plan = make_plan(run, Genome(records, tuple(run.inputs), {}))
+    plan = make_plan(run, read_genome(run), lambda *_: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "ROW_GROUP_TOKENS", rows_per_group * plan.job.row_format.width)
         parts = [(task.split, shards.write_shard(plan.job, task)) for task in plan.tasks]

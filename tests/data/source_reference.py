@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hyena_glt.config import Config
+from hyena_glt.config.preprocessing import RegionsConfig
 from hyena_glt.data import index, population
 from hyena_glt.data.dedup import find_repeats, hash_file, load_hashes, store_hashes
 from hyena_glt.data.manifest import SPLITS, Dropped, count_dropped
@@ -49,7 +50,7 @@ class Base(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence_:
+class Molecule:
     """A record of an input, or a haplotype."""
 
     source: str
@@ -80,27 +81,27 @@ class Feature(NamedTuple):
         return "\t".join([self.sequence, str(self.start), str(self.end), self.type, "0", self.strand])
 
 
-def input_records(files: Mapping[str, bytes]) -> list[Sequence_]:
+def input_records(files: Mapping[str, bytes]) -> list[Molecule]:
     """The records of FASTA files given as source -> content, in order; one record a header, its name one word."""
     found = []
     for source, content in sorted(files.items()):
         for record in content.decode().split(">")[1:]:
             name, *lines = record.split("\n")
             bases = tuple(Base(letter.upper(), number, letter.islower()) for number, letter in enumerate("".join(lines)))
-            found.append(Sequence_(source, name, name, bases))
+            found.append(Molecule(source, name, name, bases))
     return found
 
 
-def haplotype(original: Sequence_, source: str, start: int, end: int, edits: Iterable[tuple[int, int, str]]) -> Sequence_:
+def haplotype(original: Molecule, source: str, start: int, end: int, edits: Iterable[tuple[int, int, str]]) -> Molecule:
     """The bases [start, end) of a contig with edits (first, last, letters) that are sorted and disjoint, from right to left."""
-    bases = list(original.bases)
+    bases, whole = list(original.bases), (start, end) == (0, len(original.bases))
+    record = original.contig if whole else f"{original.contig}:{start + 1}-{end}"
     for first, last, letters in reversed(list(edits)):
         anchors = [min(first + number, last - 1) for number in range(len(letters))]
         lower = [anchor >= 0 and original.bases[anchor].is_lower for anchor in anchors]
         bases[first:last] = map(Base, letters, anchors, lower)
         end += len(letters) - (last - first)
-    whole = (start, end) == (0, len(bases))
-    return Sequence_(source, original.contig if whole else "", original.contig, tuple(bases[start:end]))
+    return Molecule(source, record, original.contig, tuple(bases[start:end]))
 
 
 def spread(feature: Feature, anchor: str, upstream: int, downstream: int) -> range:
@@ -113,7 +114,7 @@ def spread(feature: Feature, anchor: str, upstream: int, downstream: int) -> ran
 
 
 def expected_rows(
-    records: Sequence[Sequence_], cfg: Config, features: Mapping[str, Sequence[Feature]]
+    records: Sequence[Molecule], cfg: Config, features: Mapping[str, Sequence[Feature]]
 ) -> tuple[dict[str, list[Row]], Dropped]:
     """The rows of every split, and what was dropped; `features` are the chosen lines of each section."""
     pre, tok = cfg.preprocessing, cfg.tokenization
@@ -127,7 +128,8 @@ def expected_rows(
             count_dropped(dropped, "duplicate_records", records=1, bases=len(record.bases))
             continue
         seen_records.add(record.letters)
-        found = {section: _positions(record, features.get(section, ()), getattr(pre, section)) for section in _SECTIONS if getattr(pre, section)}
+        sections = {name: getattr(pre, name) for name in _SECTIONS if getattr(pre, name)}
+        found = {name: _positions(record, features.get(name, ()), section) for name, section in sections.items()}
         for start, end, split in _runs(record, cfg, found, dropped):
             for first, letters in reference.cut(record.letters, start, end, pre.max_length, tok.stride or pre.max_length):
                 ids = reference.encode(letters, cfg)
@@ -151,13 +153,13 @@ def expected_rows(
 _SECTIONS = ("select_regions", "label_regions", "weight_regions")
 
 
-def _positions(record: Sequence_, features: Sequence[Feature], section) -> list[tuple[str, range]]:
+def _positions(record: Molecule, features: Sequence[Feature], section: RegionsConfig) -> list[tuple[str, range]]:
     """(type, positions of the contig) of the features of a record's contig."""
     own = [feature for feature in features if chromosome_name(feature.sequence) == chromosome_name(record.contig)]
     return [(feature.type, spread(feature, section.anchor, section.upstream, section.downstream)) for feature in own]
 
 
-def _runs(record: Sequence_, cfg: Config, found: Mapping[str, list], dropped: Dropped) -> Iterator[tuple[int, int, str]]:
+def _runs(record: Molecule, cfg: Config, found: Mapping[str, list], dropped: Dropped) -> Iterator[tuple[int, int, str]]:
     """(first, last, split) of the stretches of a record that lie in one split, in order; bases in none are counted."""
     pre, splits = cfg.preprocessing, list[str | None]()
     for split, base in zip(splits_of(record, cfg), record.bases, strict=True):
@@ -176,7 +178,7 @@ def _runs(record: Sequence_, cfg: Config, found: Mapping[str, list], dropped: Dr
             yield at, next((other for other in range(at, len(splits)) if splits[other] != split), len(splits)), split
 
 
-def splits_of(record: Sequence_, cfg: Config) -> list[str | None]:
+def splits_of(record: Molecule, cfg: Config) -> list[str | None]:
     """The split of each base, None in the gap between two."""
     split, bases = cfg.preprocessing.split, record.bases
     if split.by == "interval":
@@ -190,7 +192,7 @@ def splits_of(record: Sequence_, cfg: Config) -> list[str | None]:
     return [hashed_split(group, split)] * len(bases)
 
 
-def _by_interval(record: Sequence_, cfg: Config) -> list[str | None]:
+def _by_interval(record: Molecule, cfg: Config) -> list[str | None]:
     split, gap = cfg.preprocessing.split, cfg.preprocessing.max_length
     listed = {name: [_parse(text) for text in getattr(split, f"{name}_intervals")] for name in ("val", "test")}
 
@@ -212,7 +214,7 @@ def _parse(text: str) -> tuple[str, range]:
     return contig, range(first - 1, last)
 
 
-def _weights_and_labels(record: Sequence_, first: int, length: int, cfg: Config, found: Mapping[str, list]) -> tuple:
+def _weights_and_labels(record: Molecule, first: int, length: int, cfg: Config, found: Mapping[str, list]) -> tuple:
     pre = cfg.preprocessing
     window, weights, labels = record.bases[first : first + length], None, None
     if pre.soft_masked == "weight" or pre.weight_regions:
@@ -250,7 +252,7 @@ def run_in_process(cfg: Config, buckets: int = 1) -> tuple[dict[str, list[Row]],
     """What the driver does, with rows of this process in the place of Ray's; the scratch folder is left as it is."""
     run = prepare(cfg, lambda *_: None)
     with mock.patch.object(index, "task_rows", LocalRows), mock.patch.object(population, "task_rows", LocalRows):
-        plan = make_plan(run, read_genome(run, lambda *_: None))
+        plan = make_plan(run, read_genome(run, lambda *_: None), lambda *_: None)
     job, dropped = plan.job, Dropped(plan.dropped)
     if cfg.preprocessing.remove_duplicates:
         for task in plan.tasks:

@@ -7,12 +7,15 @@ import io
 import re
 import struct
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hyena_glt.data import fasta
-from hyena_glt.data.fasta import BGZF_END, read_fasta
+from hyena_glt.data.fasta import BGZF_END, Span, read_fasta, refuse_repeated_names
 from hyena_glt.errors import DataError
 
 GENOMES = Path(__file__).parents[2] / "pipelines" / "genomes"
@@ -40,7 +43,7 @@ def read(path: Path, kind: str = "dna") -> list[tuple[str, bytes]]:
 def refused(path: Path, content: bytes, kind: str = "dna") -> str:
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        read_fasta(path, kind)
+        refuse_repeated_names(path, read_fasta(path, kind).records)
     assert str(path) in str(caught.value)
     return str(caught.value)
 
@@ -75,10 +78,11 @@ def test_line_layouts(tmp_path, monkeypatch, content, wanted, chunk):
     assert read(tmp_path / "x.fa") == wanted
 
 
-def test_equal_records_have_equal_digests_whatever_their_layout(tmp_path):
-    (tmp_path / "x.fa").write_bytes(b">a\nACGTAC\n>b\nac\ngtac\n>c\nACGTAG\n")
-    a, b, c = read_fasta(tmp_path / "x.fa", "dna").records
-    assert a.digest == b.digest != c.digest
+def test_layout_and_case_leave_no_trace_but_lower_case_is_known(tmp_path):
+    (tmp_path / "x.fa").write_bytes(b">a\nACGTAC\n>b\nac\ngtAC\n>c\nACGTAg\n")
+    assert read(tmp_path / "x.fa") == [("a", b"ACGTAC"), ("b", b"ACGTAC"), ("c", b"ACGTAG")]
+    lower = read_fasta(tmp_path / "x.fa", "dna", find_lower_case=True).lower_case
+    assert lower.tolist() == [[6, 10], [17, 18]]
 
 
 @pytest.mark.parametrize(
@@ -124,3 +128,28 @@ def test_truncated_bgzip(tmp_path):
 def test_protein_letters(tmp_path):
     (tmp_path / "x.faa").write_bytes(b">a\nmkBJXZUO*\n")
     assert read(tmp_path / "x.faa", "protein") == [("a", b"MKBJXZUO*")]
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_any_division_into_spans_reads_the_same(tmp_path_factory, data):
+    """Each line is read once, by the span in which it begins; what stands before a span's first header has no name."""
+    line = st.text("ACGTN>", max_size=6).map(lambda text: text.lstrip(">").replace(">", "A"))
+    header = st.integers(0, 10**6).map(lambda number: f">r{number} words")
+    lines = data.draw(st.lists(line | header, max_size=12))
+    content = ("\n".join([">first", *lines]) + data.draw(st.sampled_from(["", "\n", "\n\n"]))).encode()
+    path = tmp_path_factory.mktemp("spans") / "a.fa"
+    path.write_bytes(content)
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(content)), max_size=5)) | {0, len(content)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fasta, "CHUNK_BYTES", data.draw(st.sampled_from([1, 3, 1 << 20])))
+        found: list[tuple[str, bytes]] = []
+        for start, end in pairwise(cuts):
+            sink = io.BytesIO()
+            for record in read_fasta(path, "dna", sink, span=Span(start, end)).records:
+                letters = sink.getvalue()[record.offset : record.offset + record.length]
+                if record.name:
+                    found.append((record.name, letters))
+                else:
+                    found[-1] = found[-1][0], found[-1][1] + letters
+        assert found == read(path)

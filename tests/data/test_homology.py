@@ -67,10 +67,11 @@ def test_too_many_short_records_are_refused(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_on_ray(tmp_path, ray_session, monkeypatch):
     monkeypatch.setattr(homology, "STRETCH_BASES", 1000)
     records, seen = store_records(tmp_path, FILES), []
     names = homology_clusters(tmp_path, records, "dna", 0.5, seen.append)
-    assert [bytes.fromhex(name).decode() for name in names] == ["genome", "other", "tiny", "genome", "other", "alone", "distant"]
+    assert names == ["genome:5000", "other:3000", "tiny:4", "genome:5000", "other:3000", "alone:900", "distant:5000"]
     assert sum(seen) == sum(records["length"].to_pylist())
     assert homology_clusters(tmp_path, records, "dna", 0.5, seen.append) == names

@@ -103,11 +103,11 @@ def test_what_is_said_stored_and_refused(tmp_path):
         refuse_leakage(found, 0.1, job)
     assert str(caught.value) == (
         "train holds 48.2 % of the 31-mers of val, more than preprocessing.split.max_leakage (0.1) allows; most of 1.fa val:601-800 "
-        "(100 %), 1.fa val:1-200 (82 %); set preprocessing.split.by to cluster, set preprocessing.near_duplicates, remove the related "
-        "records, or allow more"
+        "(100 %), 1.fa val:1-200 (82 %); set preprocessing.split.by to cluster, remove the related records, or allow more"
     )
 
 
+@pytest.mark.slow
 def test_on_ray(tmp_path, ray_session, monkeypatch):
     monkeypatch.setattr(comparison, "ROWS_PER_BUCKET", 500)
     wanted = run(plan_work(*planned(tmp_path / "here")))

@@ -50,7 +50,7 @@ def test_planted_copies_go_on_both_strands_and_unrelated_windows_stay(tmp_path):
     assert (run(plan_work(job, tasks, CONFIG)) // WIDTH).tolist() == [40, 41, 42, 44]
 
 
-@pytest.mark.parametrize("windows_per_task, rows_per_bucket", [(1, 100), (7, 33), (1000, 1)])
+@pytest.mark.parametrize("windows_per_task, rows_per_bucket", [(1, 100), (7, 33), (1000, 20)])
 def test_any_division_into_tasks_and_buckets_gives_the_same(tmp_path, monkeypatch, windows_per_task, rows_per_bucket):
     monkeypatch.setattr(comparison, "ROWS_PER_BUCKET", rows_per_bucket)
     family = random_letters(WIDTH)  # related in all degrees, so that pairs form chains
@@ -80,6 +80,7 @@ def test_what_is_stored_is_not_made_again(tmp_path):
     np.testing.assert_array_equal(run(work), unbroken)
 
 
+@pytest.mark.slow
 def test_on_ray(tmp_path, ray_session, monkeypatch):
     monkeypatch.setattr(comparison, "ROWS_PER_BUCKET", 200)
     job, tasks = make_job(tmp_path, records(), max_length=WIDTH)

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -18,22 +17,19 @@ from hypothesis import strategies as st
 
 from hyena_glt.config import Config, OutputConfig, PreprocessingConfig, SplitConfig, TokenizationConfig
 from hyena_glt.data.dedup import find_repeats, hash_file, load_hashes, store_hashes
-from hyena_glt.data.index import index_file, join, with_places
 from hyena_glt.data.manifest import Dropped
-from hyena_glt.data.plan import DataPlan, Genome, make_plan, prepare
+from hyena_glt.data.plan import DataPlan, make_plan, prepare
 from hyena_glt.data.row_format import RowFormat
 from hyena_glt.data.shards import write_shard
 from hyena_glt.errors import DataError
+from tests.data.in_process import read_genome
 from tests.data.reference import Row, expected_rows
 
 
 def run_in_process(cfg: Config, buckets: int) -> tuple[dict[str, list[Row]], Dropped, DataPlan]:
     """What the driver does, with a loop in the place of each Ray Data stage."""
     run = prepare(cfg, lambda *_: None)
-    files = [pa.table({"number": [i], "path": [str(path)]}) for i, path in enumerate(run.inputs.values())]
-    lower = cfg.preprocessing.soft_masked != "keep"
-    tables = [index_file(f, sequence_type=cfg.preprocessing.sequence_type, output=run.output, find_lower_case=lower) for f in files]
-    plan = make_plan(run, Genome(with_places(join(tables)), tuple(run.inputs), {}))
+    plan = make_plan(run, read_genome(run), lambda *_: None)
     job = plan.job
     if cfg.preprocessing.remove_duplicates:
         for task in plan.tasks:

@@ -12,10 +12,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from Bio.UniProt.GOA import gafiterator
-
 from ...errors import DataError
 from .lines import listed, numbered_lines
+
+try:
+    from Bio.UniProt.GOA import gafiterator
+except ImportError as error:
+    raise DataError("GAF files need Biopython; pip install 'hyena-glt[sources]'") from error
 
 Aspect = Literal["P", "F", "C"]
 """Biological process, molecular function, cellular component."""

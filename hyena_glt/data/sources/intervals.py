@@ -79,15 +79,18 @@ def subtract(a: Stretches, b: Stretches) -> Stretches:
 def overlapping(intervals: Intervals, start_W: np.ndarray, end_W: np.ndarray) -> list[tuple[str, ...]]:
     """For each window the distinct labels, in order, of the intervals that share a base with it.
 
-    Windows are not empty; their starts and their ends ascend, as those of a sliding window do. An empty label is not given.
+    Windows are not empty and their starts ascend; one may end before the window in front of it. An empty label is not given.
     """
     if not len(start_W):
         return []
-    near = slice(np.searchsorted(intervals.reach_K, start_W[0], "right"), np.searchsorted(intervals.start_K, end_W[-1], "left"))
+    reach_W = np.maximum.accumulate(end_W)
+    near = slice(np.searchsorted(intervals.reach_K, start_W[0], "right"), np.searchsorted(intervals.start_K, reach_W[-1], "left"))
     names, code_K = intervals.codes
-    low_K = np.searchsorted(end_W, intervals.start_K[near], "right")
+    low_K = np.searchsorted(reach_W, intervals.start_K[near], "right")
     high_K = np.searchsorted(start_W, intervals.end_K[near], "left")
     k_P, window_P = _pairs(low_K, high_K)
+    shares_base_P = end_W[window_P] > intervals.start_K[near][k_P]
+    k_P, window_P = k_P[shares_base_P], window_P[shares_base_P]
     distinct = np.unique(window_P * len(names) + code_K[near][k_P])
     window_P, code_P = np.divmod(distinct, max(len(names), 1))
     bounds = np.searchsorted(window_P, np.arange(len(start_W) + 1)).tolist()

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import gemmi
-
 from ...dna import ALPHABETS, SequenceType
 from ...errors import DataError
 from .lines import unpacked
+
+try:
+    import gemmi
+except ImportError as error:
+    raise DataError("PDB and mmCIF files need gemmi; pip install 'hyena-glt[sources]'") from error
 
 SUFFIXES = tuple(kind + packed for kind in (".pdb", ".ent", ".cif", ".mmcif") for packed in ("", ".gz"))
 """What a structure file is called."""

@@ -12,11 +12,14 @@ from pathlib import Path
 from threading import Thread
 from typing import BinaryIO, NamedTuple, NoReturn
 
-import pysam
-
 from ...errors import DataError
 from .haplotypes import Region, near_contigs
 from .lines import listed, unpacked
+
+try:
+    import pysam
+except ImportError as error:
+    raise DataError("VCF and BCF files need pysam; pip install 'hyena-glt[sources]'") from error
 
 
 class Site(NamedTuple):
