@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text()
 
 @pytest.mark.slow
 def test_the_python_runs_as_written(tmp_path: Path) -> None:
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    code = "".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
     (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=280

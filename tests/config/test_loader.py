@@ -208,7 +208,7 @@ def test_a_damaged_section_is_not_judged_by_its_defaults(here):
 def test_no_such_file(here):
     with pytest.raises(ConfigError, match=r"^smal_model.yaml: no such file; did you mean small_model.yaml\?$"):
         load_config("smal_model.yaml")
-    with pytest.raises(ConfigError, match=r"^my/run: no such file; shipped by name: base_config.yaml, "):
+    with pytest.raises(ConfigError, match=r"^my/run: no such file; shipped by name: annotation.yaml, base_config.yaml, "):
         load_config("my/run")
 
 
