@@ -18,9 +18,12 @@ import ray
 import torch
 
 from hyena_glt import __version__
-from hyena_glt.config import Config, changed_settings, config_from_dict, dump_config, load_config, only_task, require_built
-from hyena_glt.data.dataset import Rows, open_rows
+from hyena_glt.config import Config, DataConfig, changed_settings, config_from_dict, dump_config, load_config, only_task, require_built
+from hyena_glt.data.dataset import Rows
 from hyena_glt.data.manifest import checksum
+from hyena_glt.data.mixture import Mixture, as_paths, open_training, open_validation
+from hyena_glt.data.order import Interleave
+from hyena_glt.data.storage import location
 from hyena_glt.errors import CheckpointError, ClusterError, ConfigError
 from hyena_glt.inference.load import require_same_tokenizer
 from hyena_glt.model import build_model
@@ -66,24 +69,25 @@ def pretrain(cfg: Config, *, init_only: bool = False, dry_run: bool = False) -> 
     if init_only:
         return save_initial(with_run_folder(cfg), dry_run=dry_run)
     require_built(cfg, "pretrain")
-    cfg, train_rows = resolve(cfg)
+    cfg, mixture = resolve(cfg)
     run = Path(str(cfg.training.output_dir))
-    info = earlier_start(cfg, run, checksum(train_rows.manifest))
+    info = earlier_start(cfg, run, mixture.checksum())
     with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
         workers, use_gpu = _workers(cfg)
         plan = make_plan(
-            cfg.training, world_size=workers, num_rows=train_rows.num_rows, width=train_rows.width,
-            padding_share=train_rows.padding_share, global_rows=info.global_rows if info else None,
+            cfg.training, world_size=workers, num_rows=mixture.num_rows, width=mixture.width,
+            padding_share=mixture.padding_share, global_rows=info.global_rows if info else None,
         )
         if not use_gpu:
             choose_precision(cfg.hardware, "cpu")
-        _announce(cfg, plan, run, use_gpu, info)
+        domains = planned_domains(mixture, cfg.training.seed, num_rows=plan.total_steps * plan.global_rows)
+        _announce(cfg, plan, run, use_gpu, info, domains)
         if dry_run:
-            return _dry_result(cfg, plan, train_rows, use_gpu)
+            return _dry_result(cfg, plan, mixture, use_gpu) | {"domains": domains}
         if info and _has_ended(info.progress, plan, cfg.training.early_stopping_patience):
             log.warning("this run has ended already; its result follows. A longer run or more patience goes on")
             return run_result(run)
-        _claim(cfg, run, train_rows)
+        _claim(cfg, run, mixture)
         with progress_bar(run, total_steps=plan.total_steps):
             train_on_ray(cfg, run, workers=workers, use_gpu=use_gpu)
     return run_result(run)
@@ -95,43 +99,52 @@ def with_run_folder(cfg: Config) -> Config:
     return replace(cfg, training=replace(cfg.training, output_dir=str(Path(folder).absolute())))
 
 
-def resolve(cfg: Config) -> tuple[Config, Rows]:
+def resolve(cfg: Config) -> tuple[Config, Mixture]:
     """Fill in what depends on the data, with absolute paths, and check that data and model fit each other."""
     if cfg.data.train_path is None:
         raise ConfigError("data.train_path: needed to train; give the folder that `hyena-glt preprocess` wrote")
     cfg = with_run_folder(cfg)
     if cfg.logging.use_wandb and find_spec("wandb") is None:
         raise ConfigError("logging.use_wandb: wandb is not installed; pip install 'hyena-glt[wandb]', or set it to false")
-    train_rows = open_rows(_absolute(cfg.data.train_path), "train", cfg.data.sequence_length)
-    val_path = cfg.data.val_path or (str(train_rows.folder) if "val" in train_rows.manifest.splits else None)
-    if val_path:
-        val_rows = open_rows(val_path, "val", cfg.data.sequence_length)
-        require_same_tokenizer(train_rows.tokenizer, val_rows.tokenizer, val_path)
-        _check_lengths(cfg, val_rows)
-    elif cfg.training.early_stopping_patience:
+    cfg = replace(cfg, data=_with_absolute_paths(cfg.data))
+    mixture = open_training(cfg.data)
+    if not cfg.data.val_path:
+        beside = tuple(str(rows.folder) for rows in mixture.rows if "val" in rows.manifest.splits)
+        cfg = replace(cfg, data=replace(cfg.data, val_path=beside if len(beside) > 1 else next(iter(beside), None)))
+    validation = open_validation(cfg.data)
+    if cfg.training.early_stopping_patience and not validation:
         raise ConfigError(
             "training.early_stopping_patience: there is no validation split to watch; preprocess with one, or name data.val_path"
         )
-    _check_lengths(cfg, train_rows)
-    data, training = cfg.data, cfg.training
-    data = replace(
-        data, train_path=_absolute(str(data.train_path)), val_path=val_path and _absolute(val_path),
-        eval_data=data.eval_data and _absolute(data.eval_data),
-    )
-    model = replace(cfg.model, vocab_size=fitting_vocab_size(cfg.model, train_rows.tokenizer))
-    cfg = replace(_with_the_datas_settings(cfg, train_rows), data=data, model=model)
-    if training.init_from:
-        cfg = replace(cfg, training=replace(cfg.training, init_from=_absolute(training.init_from)))
-        _check_start(cfg, resolve_checkpoint(training.init_from), train_rows)
-    return cfg, train_rows
+    for rows in validation.values():
+        require_same_tokenizer(mixture.tokenizer, rows.tokenizer, str(rows.folder))
+    for rows in (*validation.values(), *mixture.rows):
+        _check_lengths(cfg, rows)
+    model = replace(cfg.model, vocab_size=fitting_vocab_size(cfg.model, mixture.tokenizer))
+    cfg = replace(_with_the_datas_settings(cfg, mixture.rows[0]), model=model)
+    if init_from := cfg.training.init_from:
+        cfg = replace(cfg, training=replace(cfg.training, init_from=_absolute(init_from)))
+        _check_start(cfg, resolve_checkpoint(init_from), mixture)
+    return cfg, mixture
+
+
+def _with_absolute_paths(data: DataConfig) -> DataConfig:
+    paths = {name: getattr(data, name) for name in ("train_path", "val_path", "eval_data")}
+    return replace(data, **{
+        name: tuple(map(_absolute, path)) if isinstance(path, tuple) else path and _absolute(path) for name, path in paths.items()
+    })
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).absolute())
+    place = location(path)
+    return str(place.absolute() if isinstance(place, Path) else place)
 
 
 def _with_the_datas_settings(cfg: Config, rows: Rows) -> Config:
-    """The sections that made the data say what they are; other values given here come too late and are named."""
+    """The sections that made the data say what they are; other values given here come too late and are named.
+
+    Of a mixture, whose datasets have the tokenizer in common and little else, the first stands for all.
+    """
     made = config_from_dict({name: rows.manifest.config[name] for name in ("preprocessing", "tokenization")})
     given = replace(Config(), preprocessing=cfg.preprocessing, tokenization=cfg.tokenization)
     too_late = set(changed_settings(given, Config())) & set(changed_settings(given, made))
@@ -140,12 +153,13 @@ def _with_the_datas_settings(cfg: Config, rows: Rows) -> Config:
     return replace(cfg, preprocessing=made.preprocessing, tokenization=made.tokenization)
 
 
-def _check_start(cfg: Config, folder: Path, rows: Rows) -> None:
+def _check_start(cfg: Config, folder: Path, mixture: Mixture) -> None:
     """Refuse to start from weights of another tokenizer or architecture."""
-    require_same_tokenizer(load_tokenizer(folder / "tokenizer.json"), rows.tokenizer, str(rows.folder))
-    causal = build_objective(only_task(cfg.tasks), rows.tokenizer).causal
+    tokenizer = mixture.tokenizer
+    require_same_tokenizer(load_tokenizer(folder / "tokenizer.json"), tokenizer, str(mixture.rows[0].folder))
+    causal = build_objective(only_task(cfg.tasks), tokenizer).causal
     with torch.device("meta"):
-        model = build_model(cfg.model, vocab_size=rows.tokenizer.vocab_size, causal=causal)
+        model = build_model(cfg.model, vocab_size=tokenizer.vocab_size, causal=causal)
     check_weights(model, folder / WEIGHTS_FILE)
 
 
@@ -177,9 +191,8 @@ def earlier_start(cfg: Config, run: Path, data_checksum: str) -> CheckpointInfo 
             f"Take them back to go on with it, or choose a new folder"
         )
     if info.data_checksum not in (None, data_checksum):
-        raise CheckpointError(
-            f"{run} was trained on other data than what {cfg.data.train_path} now holds; choose a new training.output_dir"
-        )
+        where = " and ".join(as_paths(cfg.data.train_path))
+        raise CheckpointError(f"{run} was trained on other data than what {where} now holds; choose a new training.output_dir")
     if info.has_optimizer and info.zero_stage != cfg.hardware.zero_stage:
         raise ConfigError(f"hardware.zero_stage: {run} was started with {info.zero_stage}, and a run keeps its stage; set it back")
     return info
@@ -208,10 +221,23 @@ def _workers(cfg: Config) -> tuple[int, bool]:
     return workers, use_gpu
 
 
-def _announce(cfg: Config, plan: Plan, run: Path, use_gpu: bool, info: CheckpointInfo | None) -> None:
+def planned_domains(mixture: Mixture, seed: int, *, num_rows: int) -> dict[str, dict[str, float]]:
+    """Of each domain: share of the rows drawn, the rows that it has, and how often a run of `num_rows` rows goes through them."""
+    drawn = Interleave(mixture.shares, seed=seed).drawn(num_rows)
+    return {
+        name: {"share": float(share), "rows": rows.num_rows, "epochs": int(number) / rows.num_rows}
+        for (name, rows), share, number in zip(mixture.domains.items(), mixture.shares, drawn, strict=True)
+    }
+
+
+def _announce(
+    cfg: Config, plan: Plan, run: Path, use_gpu: bool, info: CheckpointInfo | None, domains: dict[str, dict[str, float]]
+) -> None:
     device = "GPU" if use_gpu else "CPU"
     log.info("%s: %s steps of %s rows (%s tokens) on %d %s worker%s, %.2f epochs", run, f"{plan.total_steps:,}", plan.global_rows,
              f"{plan.tokens_per_step:,}", plan.world_size, device, "s" * (plan.world_size > 1), plan.epoch(plan.total_steps))
+    for name, domain in domains.items() if len(domains) > 1 else ():
+        log.info("%s: %.1f %% of the rows drawn, %.2f epochs of it", name, 100 * domain["share"], domain["epochs"])
     if info:
         log.info("going on from step %s", f"{info.progress.step:,}")
     for note in (*plan.notes, *_hints_without_effect(cfg, use_gpu)):
@@ -232,21 +258,23 @@ def _hints_without_effect(cfg: Config, use_gpu: bool) -> list[str]:
     return [f"without a GPU these have no effect: {', '.join(given)}"] if given else []
 
 
-def _claim(cfg: Config, run: Path, rows: Rows) -> None:
+def _claim(cfg: Config, run: Path, mixture: Mixture) -> None:
     """Make the run folder this run's."""
     (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     atomic_write(run / "config.yaml", dump_config(cfg))
-    atomic_write(run / "environment.json", json.dumps(environment(rows), indent=1) + "\n")
+    atomic_write(run / "environment.json", json.dumps(environment(mixture), indent=1) + "\n")
 
 
-def environment(rows: Rows) -> dict[str, Any]:
+def environment(mixture: Mixture) -> dict[str, Any]:
     """What one would need to repeat the run: command, code, versions, machine, input checksums."""
     return {
         "command": sys.argv, "commit": _commit(), "python": platform.python_version(), "platform": platform.platform(),
         "versions": {"hyena-glt": __version__} | {name: version(name) for name in ("torch", "ray", "deepspeed", "numpy", "pyarrow")},
         "devices": {name: count for name, count in sorted(ray.cluster_resources().items()) if name.startswith(("CPU", "GPU", "accel"))},
-        "cpu": _cpu_name(), "data": {"folder": str(rows.folder), "checksum": checksum(rows.manifest)},
-        "inputs": [{"path": item.path, "size": item.size, "sha256": item.sha256} for item in rows.manifest.inputs],
+        "cpu": _cpu_name(), "data": [{"folder": str(rows.folder), "checksum": checksum(rows.manifest)} for rows in mixture.rows],
+        "inputs": [
+            {"path": item.path, "size": item.size, "sha256": item.sha256} for rows in mixture.rows for item in rows.manifest.inputs
+        ],
     }
 
 
@@ -264,15 +292,15 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _dry_result(cfg: Config, plan: Plan, rows: Rows, use_gpu: bool) -> dict[str, Any]:
+def _dry_result(cfg: Config, plan: Plan, mixture: Mixture, use_gpu: bool) -> dict[str, Any]:
     print(dump_config(cfg), file=sys.stderr)
     described = describe_model(
-        cfg, rows.tokenizer, world_size=plan.world_size, rows=cfg.training.batch_size, width=plan.width, use_gpu=use_gpu
+        cfg, mixture.tokenizer, world_size=plan.world_size, rows=cfg.training.batch_size, width=plan.width, use_gpu=use_gpu
     )
     return {
         "status": "planned", "steps": plan.total_steps, "tokens_per_step": plan.tokens_per_step, "workers": plan.world_size, "gpu": use_gpu,
-        "accumulation_steps": plan.accumulation_steps, "epochs": plan.epoch(plan.total_steps), "padding_share": rows.padding_share,
-        "shards": len(rows.shards), "notes": list(plan.notes), **described,
+        "accumulation_steps": plan.accumulation_steps, "epochs": plan.epoch(plan.total_steps), "padding_share": mixture.padding_share,
+        "shards": sum(len(rows.shards) for rows in mixture.rows), "notes": list(plan.notes), **described,
     }
 
 

@@ -18,6 +18,7 @@ from hyena_glt.config import Config, config_from_dict, dump_config, only_task
 from hyena_glt.data.batches import EvaluationBatches, Slice, TrainingBatches
 from hyena_glt.data.dataset import Rows, open_rows
 from hyena_glt.data.manifest import InputFile, Manifest, Shard, SplitManifest, write_manifest
+from hyena_glt.data.mixture import open_training
 from hyena_glt.data.row_format import RowFormat, pack
 from hyena_glt.inference import LoadedModel, load_model
 from hyena_glt.model import LanguageModel, build_model
@@ -38,56 +39,68 @@ def lambda_letters() -> bytes:
     return b"".join(line for line in LAMBDA.read_bytes().upper().splitlines() if not line.startswith(b">"))
 
 
-def write_data(folder: Path, tokenizer: Tokenizer, letters: dict[str, bytes], *, max_length: int, stride: int | None = None) -> Path:
-    """A preprocessing output with one shard a split, from each split's letters."""
+def write_data(
+    folder: Path, tokenizer: Tokenizer, letters: dict[str, bytes], *, max_length: int, stride: int | None = None,
+    soft_masked: float | None = None,
+) -> Path:
+    """A preprocessing output with one shard a split, from each split's letters.
+
+    Where `soft_masked` is given, tokens have weights: that for lower-case letters, 1 for others (one letter a token).
+    """
     width = tokenizer.num_tokens(max_length)
+    row_format = RowFormat(width=width, dtype=tokenizer.dtype, weights=soft_masked is not None)
     splits = {}
     for split, sequence in letters.items():
         starts = range(0, len(sequence), stride or max_length)
         windows = [sequence[i : i + max_length] for i in starts]
-        ids = np.zeros((len(windows), width), tokenizer.dtype)
-        for row, window in zip(ids, windows, strict=True):
-            encoded = tokenizer.encode(window)
-            row[: len(encoded)] = encoded
-        splits[split] = _write_shard(folder, split, ids, starts, [len(w) for w in windows])
+        ids = pad_rows([tokenizer.encode(window) for window in windows], width)
+        columns = [
+            pack(ids), pa.array(["lambda.fa"] * len(ids)), pa.array(["lambda"] * len(ids)),
+            pa.array(list(starts), pa.int64()), pa.array([len(window) for window in windows], pa.int32()),
+        ]
+        if soft_masked is not None:
+            weights = [np.where(np.frombuffer(window, np.uint8) >= ord("a"), soft_masked, 1).astype(np.float16) for window in windows]
+            columns.append(pack(pad_rows(weights, width)))
+        splits[split] = _write_shard(folder, split, pa.Table.from_arrays(columns, schema=row_format.schema), int((ids != 0).sum()))
     tokenizer.save(folder / "tokenizer.json")
     content = (folder / "tokenizer.json").read_bytes()
     total = sum(map(len, letters.values()))
     write_manifest(folder, Manifest(
         config={"preprocessing": {"max_length": max_length}, "tokenization": {}, "output": {}}, tokenizer=tokenizer.to_dict(),
         tokenizer_sha256=hashlib.sha256(content).hexdigest(), width=width, splits=splits,
-        columns=("input_ids", "source", "record", "start", "length"),
+        columns=tuple(row_format.schema.names),
         inputs=(InputFile(path="lambda.fa", size=total, sha256="0" * 64, records=1, bases=total),),
         dropped={"shorter than min_length": {"windows": 2, "bases": 31}},
     ))
     return folder
 
 
-def _write_shard(folder: Path, split: str, ids: np.ndarray, starts: Sequence[int], lengths: list[int]) -> SplitManifest:
+def pad_rows(rows: Sequence[np.ndarray], width: int) -> np.ndarray:
+    """[rows, width], 0 behind each row."""
+    return np.stack([np.pad(row, (0, width - len(row))) for row in rows])
+
+
+def _write_shard(folder: Path, split: str, table: pa.Table, tokens: int) -> SplitManifest:
     path = folder / split / "part-00000.parquet"
     path.parent.mkdir(parents=True)
-    schema = RowFormat(width=ids.shape[1], dtype=ids.dtype).schema
-    columns = [
-        pack(ids), pa.array(["lambda.fa"] * len(ids)), pa.array(["lambda"] * len(ids)),
-        pa.array(list(starts), pa.int64()), pa.array(lengths, pa.int32()),
-    ]
-    pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, row_group_size=64, write_page_checksum=True)
-    tokens = int((ids != 0).sum())
+    pq.write_table(table, path, row_group_size=64, write_page_checksum=True)
     content = path.read_bytes()
     checksum = hashlib.sha256(content).hexdigest()
-    shard = Shard(path=f"{split}/{path.name}", rows=len(ids), tokens=tokens, size=len(content), sha256=checksum)
-    return SplitManifest(rows=len(ids), tokens=tokens, bases=sum(lengths), shards=(shard,))
+    shard = Shard(path=f"{split}/{path.name}", rows=len(table), tokens=tokens, size=len(content), sha256=checksum)
+    return SplitManifest(rows=len(table), tokens=tokens, bases=int(table["length"].to_numpy().sum()), shards=(shard,))
 
 
 def write_lambda_data(
-    folder: Path, tokenization: dict[str, object], *, max_length: int = 128, stride: int | None = None
+    folder: Path, tokenization: dict[str, object], *, max_length: int = 128, stride: int | None = None, soft_masked: float | None = None
 ) -> Path:
-    """Lambda with its last 20 % held out, half for val and half for test."""
+    """Lambda with its last 20 % held out, half for val and half for test; with `soft_masked` every other 100 bases are lower-case."""
     letters = lambda_letters()
+    if soft_masked is not None:
+        letters = b"".join(letters[i : i + 100].lower() + letters[i + 100 : i + 200] for i in range(0, len(letters), 200))
     first, second = int(len(letters) * 0.8), int(len(letters) * 0.9)
     parts = {"train": letters[:first], "val": letters[first:second], "test": letters[second:]}
-    cfg = config_from_dict({"tokenization": tokenization})
-    return write_data(folder, build_tokenizer("dna", cfg.tokenization), parts, max_length=max_length, stride=stride)
+    tokenizer = build_tokenizer("dna", config_from_dict({"tokenization": tokenization}).tokenization)
+    return write_data(folder, tokenizer, parts, max_length=max_length, stride=stride, soft_masked=soft_masked)
 
 
 def tiny_config(
@@ -134,7 +147,7 @@ def train_tiny(cfg: Config, run: Path, *, steps: int, log_every: int = 5) -> Pat
     (run / "config.yaml").write_text(dump_config(cfg))
     environment = {"command": "hyena-glt pretrain tiny.yaml", "versions": {"torch": torch.__version__}, "devices": ["cpu"]}
     (run / "environment.json").write_text(json.dumps(environment))
-    rows, val = open_rows(cfg.data.train_path, "train"), open_rows(cfg.data.val_path, "val")
+    rows, val = open_training(cfg.data), open_rows(cfg.data.val_path, "val")
     objective = build_objective(only_task(cfg.tasks), rows.tokenizer)
     model = build_model(cfg.model, vocab_size=rows.tokenizer.vocab_size, causal=objective.causal)
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.training.learning_rate)

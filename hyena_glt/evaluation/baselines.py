@@ -7,8 +7,9 @@ see more than the model: nothing is hidden from them but the base itself).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -35,25 +36,28 @@ class Baselines:
     """Bases that were counted, of one strand, to within a window."""
 
 
-def baselines(train: Rows, heldout: Rows, objective: Objective) -> Baselines:
-    """Count on `train`, score on `heldout`. DNA and RNA up to order 8 (6 on either side), proteins as far as the table fits."""
+def baselines(train: Sequence[Rows], heldout: Rows, objective: Objective) -> Baselines:
+    """Count on the rows of all of `train`, score on `heldout`.
+
+    DNA and RNA up to order 8 (6 on either side), proteins as far as the table fits.
+    """
     tokenizer = heldout.tokenizer
     size = len(ALPHABETS[tokenizer.sequence_type])
     complement = (3, 2, 1, 0) if tokenizer.sequence_type == "dna" else None
-    every = max(1, -(-train.manifest.splits[train.split].bases // MAX_TRAIN_BASES))
-    numbers = np.arange(0, train.num_rows, every)
+    total = sum(rows.manifest.splits[rows.split].bases for rows in train)
+    every = max(1, -(-total // MAX_TRAIN_BASES))
     bits = {"uniform": markov.uniform_bits(size)}
     kinds = {"markov": (markov.markov_bits, min(HIGHEST_ORDER, markov.highest_order(size, 1)))}
     if not objective.causal:
         kinds["flanks"] = (markov.masked_markov_bits, min(HIGHEST_FLANKS, markov.highest_order(size, 2)))
     for name, (evaluate, highest) in kinds.items():
         results = evaluate(
-            _once(train, numbers), _codes(heldout, np.arange(heldout.num_rows)), alphabet_size=size, max_order=highest,
-            complement=complement, scored=_scored_bases(heldout, objective),
+            chain.from_iterable(_once(rows, every) for rows in train), _codes(heldout, np.arange(heldout.num_rows)), alphabet_size=size,
+            max_order=highest, complement=complement, scored=_scored_bases(heldout, objective),
         )
         # Without flanks there is no difference to markov_0.
         bits |= {f"{name}_{result.order}": result.bits_per_base for result in results if name == "markov" or result.order > 0}
-    return Baselines(bits, train.manifest.splits[train.split].bases // every)
+    return Baselines(bits, total // every)
 
 
 def beaten(bits_per_base: float, by_name: dict[str, float]) -> list[str | int]:
@@ -62,9 +66,10 @@ def beaten(bits_per_base: float, by_name: dict[str, float]) -> list[str | int]:
     return [int(name.removeprefix("markov_")) if name.startswith("markov_") else name for name in names]
 
 
-def _once(train: Rows, numbers: np.ndarray) -> Iterator[np.ndarray]:
-    """As `_codes`, each base once: counted twice, as overlapping windows hold it, every context would seem to be no accident."""
-    shared = train.shared_bases()[numbers] if len(numbers) == train.num_rows else np.zeros(len(numbers), np.int64)
+def _once(train: Rows, every: int) -> Iterator[np.ndarray]:
+    """`_codes` of each `every`-th row, each base once: counted twice, as overlapping windows hold it, no context would seem an accident."""
+    numbers = np.arange(0, train.num_rows, every)
+    shared = train.places().shared_bases() if every == 1 else np.zeros(len(numbers), np.int64)
     return (codes[skip:] for codes, skip in zip(_codes(train, numbers), shared, strict=True))
 
 

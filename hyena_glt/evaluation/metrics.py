@@ -1,7 +1,7 @@
 """What is measured on held-out windows: names, definitions, and where each is refused.
 
-Every average is over scored tokens of all windows together, so a window without one never enters. Masked models are measured
-with every predicted token hidden, see `hidden`.
+Every average is over scored tokens of all windows together, so a window without one never enters; each counts 1, whatever it weighed
+in training. Masked models are measured with every predicted token hidden (`for_evaluation`).
 
     loss           nats a scored token (cross-entropy)
     perplexity     exp(loss)

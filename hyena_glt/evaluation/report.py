@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from ..config import Config, active_tasks, dump_config
 from ..data.manifest import Manifest, locate_split, read_manifest
+from ..data.mixture import as_paths
 from ..errors import DataError
 from .figures import FIRST, SECOND, Level, Series, curves, gains
 from .page import PAGE
@@ -176,12 +177,15 @@ def _levels(evaluation: Mapping[str, object] | None) -> list[Level]:
 
 
 def _data(cfg: Config) -> str:
-    """Inputs, splits and drops, from the manifest of the training data."""
+    """Inputs, splits and drops, from the manifest of each dataset that was trained on."""
+    return "".join(_of_dataset(path, _unit(cfg)) for path in as_paths(cfg.data.train_path))
+
+
+def _of_dataset(path: str, unit: str) -> str:
     try:
-        manifest = read_manifest(locate_split(str(cfg.data.train_path), "train")[0])
+        return _data_tables(read_manifest(locate_split(path, "train")[0]), unit)
     except DataError as error:
         return f"<p class=note>The training data cannot be described: {escape(str(error))}</p>"
-    return _data_tables(manifest, _unit(cfg))
 
 
 def _data_tables(manifest: Manifest, unit: str) -> str:

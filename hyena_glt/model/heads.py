@@ -14,14 +14,21 @@ from .backbone import Backbone, Vocabulary
 LOGITS_PER_CHUNK = 2**26
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, num_ids: int) -> tuple[Tensor, Tensor]:
-    """Logits [N, rows], of which the first `num_ids` count, and targets [N] (-100 = not scored) -> (sum in nats, fp32; right ones)."""
+def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None, num_ids: int) -> tuple[Tensor, Tensor]:
+    """Logits [N, rows], of which the first `num_ids` count, targets [N] (-100 = not scored), weights [N] or None (all count 1)
+    -> (weighted sum in nats, fp32; right ones, whatever they weigh).
+    """
     logits = logits[:, :num_ids].float()
-    return F.cross_entropy(logits, targets, reduction="sum"), (logits.argmax(-1) == targets).sum()
+    correct = (logits.argmax(-1) == targets).sum()
+    if weights is None:
+        return F.cross_entropy(logits, targets, reduction="sum"), correct
+    return (weights * F.cross_entropy(logits, targets, reduction="none")).sum(), correct
 
 
-def _split(x: Tensor, parts: int) -> tuple[Tensor, ...]:
+def _split(x: Tensor | None, parts: int) -> tuple[Tensor | None, ...]:
     """`tensor_split`, whose gradient would be a sum of `parts` tensors as large as x; this one's is a concatenation."""
+    if x is None:
+        return (None,) * parts
     return x.split([end - start for start, end in pairwise(len(x) * i // parts for i in range(parts + 1))])
 
 
@@ -59,32 +66,34 @@ class LanguageModel(nn.Module):
     def _table(self) -> Vocabulary:
         return self.backbone.embedding if self.head is None else self.head
 
-    def forward(self, ids: Tensor, padding: Tensor | None = None, targets: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(
+        self, ids: Tensor, padding: Tensor | None = None, targets: Tensor | None = None, weights: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """ids [B, L] int64, padding [B, L] bool (true = pad, at the end of a row).
 
-        Without targets: logits [B, L, rows]. With targets [B, L] (-100 = not scored): the sum of the cross-entropies in nats (fp32)
-        and the number of scored positions whose best logit is the target.
+        Without targets: logits [B, L, rows]. With targets [B, L] (-100 = not scored): the sum of the cross-entropies in nats (fp32), each
+        times its weight [B, L] where there are weights, and the number of scored positions whose best logit is the target.
         """
         hidden = self.hidden(ids, padding)
-        return self.logits(hidden) if targets is None else self._score(hidden, targets)
+        return self.logits(hidden) if targets is None else self._score(hidden, targets, weights)
 
-    def _score(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _score(self, hidden: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         # The number of chunks follows from shapes alone, so that all ranks gather a sharded table equally often.
         num_chunks = -(-targets.numel() * self.num_rows // LOGITS_PER_CHUNK)
-        hidden, targets = hidden.flatten(0, 1), targets.flatten()
+        hidden, targets, weights = hidden.flatten(0, 1), targets.flatten(), None if weights is None else weights.flatten()
         if not self.causal:  # a causal objective scores nearly every position, a masked one few
             scored = (targets != -100).nonzero().squeeze(1)
-            hidden, targets = hidden.index_select(0, scored), targets[scored]
+            hidden, targets, weights = hidden.index_select(0, scored), targets[scored], None if weights is None else weights[scored]
         loss, correct = hidden.new_zeros((), dtype=torch.float32), targets.new_zeros(())
-        for h, t in zip(_split(hidden, num_chunks), _split(targets, num_chunks), strict=True):
+        for chunk in zip(*(_split(x, num_chunks) for x in (hidden, targets, weights)), strict=True):
             # A single chunk is small enough to keep; more are computed again in the backward pass.
-            chunk_loss, chunk_correct = self._score_chunk(h, t) if num_chunks == 1 else checkpoint(
-                self._score_chunk, h, t, use_reentrant=False, preserve_rng_state=False)
+            chunk_loss, chunk_correct = self._score_chunk(*chunk) if num_chunks == 1 else checkpoint(
+                self._score_chunk, *chunk, use_reentrant=False, preserve_rng_state=False)
             loss, correct = loss + chunk_loss, correct + chunk_correct
         return loss, correct
 
-    def _score_chunk(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return self._cross_entropy(self._table()(hidden, unembed=True), targets, self.num_ids)
+    def _score_chunk(self, hidden: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self._cross_entropy(self._table()(hidden, unembed=True), targets, weights, self.num_ids)
 
 
 class SequenceClassifier(nn.Module):

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .base import IGNORE, Example, padding_of, scorable
+from .base import IGNORE, Example, padding_of, scorable, weighed
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class CausalLM:
         """Itself: nothing that it predicts is in sight."""
         return self
 
-    def __call__(self, ids: np.ndarray, rngs: list[np.random.Generator]) -> Example:
-        """ids [B, L] -> inputs [B, L], targets shifted left by one; the last position has none."""
+    def __call__(self, ids: np.ndarray, rngs: list[np.random.Generator], weights: np.ndarray | None = None) -> Example:
+        """ids [B, L] -> inputs [B, L], targets and weights shifted left by one; the last position has none."""
         inputs = ids.astype(np.int64)
         targets = np.full(ids.shape, IGNORE, np.int64)
         following = inputs[:, 1:]
@@ -34,4 +34,5 @@ class CausalLM:
         if self.span > 1:
             scored &= scorable(ids[:, :-1])
         targets[:, :-1] = np.where(scored, following, IGNORE)
-        return Example(inputs, targets, padding_of(ids))
+        weights = None if weights is None else np.pad(weights[:, 1:], ((0, 0), (0, 1)))
+        return Example(inputs, weighed(targets, weights), padding_of(ids), weights)

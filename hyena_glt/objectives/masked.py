@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..tokenizers.base import MASK, NUM_SPECIAL
-from .base import IGNORE, Example, padding_of, scorable
+from .base import IGNORE, Example, padding_of, scorable, weighed
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,14 @@ class MaskedLM:
         """
         return replace(self, hidden_share=1.0, replaced_share=0.0)
 
-    def __call__(self, ids: np.ndarray, rngs: list[np.random.Generator]) -> Example:
-        """ids [B, L] -> inputs with masks, targets IGNORE but for the scored tokens."""
+    def __call__(self, ids: np.ndarray, rngs: list[np.random.Generator], weights: np.ndarray | None = None) -> Example:
+        """ids [B, L] -> inputs with masks, targets IGNORE but for the scored tokens; weights change no mask."""
         inputs = ids.astype(np.int64)
         targets = np.full(ids.shape, IGNORE, np.int64)
         symbols = scorable(ids)
         for row, rng in enumerate(rngs):
             self._mask_row(inputs[row], targets[row], symbols[row], rng)
-        return Example(inputs, targets, padding_of(ids))
+        return Example(inputs, weighed(targets, weights), padding_of(ids), weights)
 
     def _mask_row(self, inputs: np.ndarray, targets: np.ndarray, symbols: np.ndarray, rng: np.random.Generator) -> None:
         """Mask one row in place; draws for all positions, so that the stream does not depend on the content."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..errors import CheckpointError
@@ -30,6 +30,8 @@ class Progress:
     """Optimizer steps done."""
     tokens: int = 0
     """Tokens trained on, without padding."""
+    domain_tokens: dict[str, int] = field(default_factory=dict)
+    """The same by domain, for a mixture."""
     best_loss: float | None = None
     """Lowest validation loss so far."""
     best_step: int | None = None

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ..config.tree import HardwareConfig, TrainingConfig
+from ..data.batches import Batch
 from ..errors import CheckpointError, ClusterError
 from .checkpoint import OPTIMIZER_FOLDER, WEIGHTS_FILE
 from .optim import adamw, set_rate
@@ -34,9 +35,11 @@ class Autocast(nn.Module):
         super().__init__()
         self.model, self.precision, self.device_type = model, precision, device_type
 
-    def forward(self, ids: torch.Tensor, padding: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, ids: torch.Tensor, padding: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         with autocast(self.precision, self.device_type):
-            return self.model(ids, padding, targets)
+            return self.model(ids, padding, targets, weights)
 
 
 def import_deepspeed(device_type: str) -> Any:
@@ -90,9 +93,9 @@ class Engine:
     model: nn.Module
     zero_stage: int
 
-    def loss(self, ids: torch.Tensor, padding: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(Sum of cross-entropy in nats over the scored positions, number of right predictions)."""
-        return self._engine(ids, padding, targets)
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(Weighted sum of cross-entropy in nats over the scored positions, number of right predictions)."""
+        return self._engine(batch.inputs, batch.padding, batch.targets, batch.weights)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add this micro-step's gradient; DeepSpeed averages over workers, the loop scales for that."""

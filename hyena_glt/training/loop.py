@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from ..config import Config, TrainingConfig, config_to_dict, dump_config, only_task
+from ..data.augment import build_augmentation
 from ..data.batches import Batch, EvaluationBatches, Slice, TrainingBatches, load
-from ..data.dataset import Rows, open_rows
-from ..data.manifest import checksum
+from ..data.dataset import Rows
+from ..data.mixture import Mixture, open_training, open_validation
+from ..data.order import Interleave
 from ..errors import ClusterError
 from ..model import build_model
 from ..model.weights import load_weights
@@ -37,7 +39,7 @@ from .checkpoint import (
     step_name,
 )
 from .engine import Engine, build_engine, make_universal
-from .metrics import Meter, Report, RunLog, device_metrics, loss_metrics, peak_flops
+from .metrics import Meter, Report, RunLog, bits_per_base, by_domain, device_metrics, loss_metrics, peak_flops
 from .optim import learning_rate
 from .plan import Plan, make_plan
 from .precision import choose_precision, initial_loss_scale, next_loss_scale
@@ -53,8 +55,9 @@ class Run:
     plan: Plan
     engine: Engine
     objective: Objective
-    train_rows: Rows
-    val_rows: Rows | None
+    mixture: Mixture
+    validation: dict[str, Rows]
+    """By domain; empty where there is none."""
     log: RunLog | None
     precision: str
     progress: Progress
@@ -96,25 +99,22 @@ def train(cfg: Config, worker: Worker) -> Progress:
 
 def prepare(cfg: Config, worker: Worker) -> Run:
     """Open the data, build the model, and restore weights, optimizer and position."""
-    train_rows = open_rows(
-        str(cfg.data.train_path), "train", cfg.data.sequence_length, cached_row_groups=2 * cfg.data.shuffle_row_groups
-    )
-    val_rows = open_rows(cfg.data.val_path, "val", cfg.data.sequence_length) if cfg.data.val_path else None
-    objective = build_objective(only_task(cfg.tasks), train_rows.tokenizer)
+    mixture, validation = open_training(cfg.data), open_validation(cfg.data)
+    objective = build_objective(only_task(cfg.tasks), mixture.tokenizer)
     warnings: list[str] = []
     found = newest_whole(worker.run, warnings)
     info = read_info(found) if found else None
     plan = make_plan(
-        cfg.training, world_size=worker.world_size, num_rows=train_rows.num_rows, width=train_rows.width,
-        padding_share=train_rows.padding_share, global_rows=info.global_rows if info else None,
+        cfg.training, world_size=worker.world_size, num_rows=mixture.num_rows, width=mixture.width,
+        padding_share=mixture.padding_share, global_rows=info.global_rows if info else None,
     )
     precision = choose_precision(cfg.hardware, worker.device.type)
-    model = initial_model(cfg, vocab_size=train_rows.tokenizer.vocab_size, causal=objective.causal, start=found)
+    model = initial_model(cfg, vocab_size=mixture.tokenizer.vocab_size, causal=objective.causal, start=found)
     num_parameters = sum(p.numel() for p in model.parameters())
     engine, progress = _restore(cfg, worker, plan, model, precision, found, info)
     log = RunLog(worker.run, cfg.logging, settings=config_to_dict(cfg)) if worker.leads else None
     run = Run(
-        cfg, worker, plan, engine, objective, train_rows, val_rows, log, precision, progress, num_parameters,
+        cfg, worker, plan, engine, objective, mixture, validation, log, precision, progress, num_parameters,
         _seconds_before=progress.worker_seconds,
     )
     for warning in warnings:
@@ -162,29 +162,35 @@ def _rate(cfg: TrainingConfig, plan: Plan, step: int) -> float:
 
 def _training_stream(run: Run, micro_steps: range) -> Iterator[Batch]:
     part = Slice(run.worker.rank, run.worker.world_size, run.plan.batch_size, run.plan.accumulation_steps)
-    batches = TrainingBatches(run.train_rows, run.objective, run.cfg.training.seed, part, run.cfg.data.shuffle_row_groups)
-    hardware = run.cfg.hardware
+    data, hardware, seed = run.cfg.data, run.cfg.hardware, run.cfg.training.seed
+    batches = TrainingBatches(run.mixture, run.objective, seed, part, data.shuffle_row_groups, build_augmentation(data, seed))
     return load(batches, micro_steps, num_workers=hardware.num_workers, pin_memory=hardware.pin_memory and run.worker.device.type == "cuda")
 
 
 def _take_step(run: Run, stream: Iterator[Batch], rate: float) -> bool:
-    """One optimizer step on the mean over all scored tokens of the global batch; returns whether a stop was asked for."""
+    """One optimizer step on the weighted mean over all scored tokens of the global batch; returns whether a stop was asked for."""
     batches = [next(stream) for _ in range(run.plan.accumulation_steps)]
-    scored, tokens, stop = run.worker.sum(
-        sum(b.num_scored for b in batches), sum(b.num_tokens for b in batches), float(run.worker.stop_requested())
+    domain_tokens = (sum(of_domain) for of_domain in zip(*(b.domain_tokens for b in batches), strict=True))
+    weight, stop, *tokens = run.worker.sum(
+        sum(b.total_weight for b in batches), float(run.worker.stop_requested()), *domain_tokens
     ).tolist()
     run.engine.set_rate(rate)
     run.engine.scale_loss(run.progress.loss_scale)
     for batch in batches:
-        batch = batch.to(run.worker.device)
-        loss_sum, hits = run.engine.loss(batch.inputs, batch.padding, batch.targets)
+        loss_sum, hits = run.engine.loss(batch.to(run.worker.device))
         # DeepSpeed averages gradients over workers; a mean over the scored tokens of all of them is wanted.
-        run.engine.backward(loss_sum * (run.worker.world_size / max(1.0, scored)))
-        run.meter.add(loss_sum.detach(), hits.detach(), batch.num_scored, batch.num_tokens)
-    run.progress = replace(run.progress, step=run.progress.step + 1, tokens=run.progress.tokens + int(tokens))
+        run.engine.backward(loss_sum * (run.worker.world_size / (weight or 1.0)))
+        run.meter.add(loss_sum.detach(), hits.detach(), batch)
+    run.progress = _advanced(run.progress, dict(zip(run.mixture.domains, map(int, tokens), strict=True)))
     if run.precision == "fp16":
         run.progress = next_loss_scale(run.progress, overflowed=run.engine.grad_norm() is None)
     return stop > 0
+
+
+def _advanced(progress: Progress, tokens: dict[str, int]) -> Progress:
+    """One step on, with the tokens of each domain."""
+    domain_tokens = {name: progress.domain_tokens.get(name, 0) + number for name, number in tokens.items()}
+    return replace(progress, step=progress.step + 1, tokens=progress.tokens + sum(tokens.values()), domain_tokens=domain_tokens)
 
 
 def _end_reason(run: Run, stop: bool) -> str | None:
@@ -200,19 +206,25 @@ def _log_if_due(run: Run, rate: float, *, last: bool) -> None:
     if not (due or last or _epoch_mark(run)):  # before each save too, so that no checkpoint holds weights that are not finite
         return
     meter, run.meter = run.meter, Meter()
-    loss_sum, hits, scored, tokens = run.worker.sum(float(meter.loss_sum), float(meter.hits), meter.scored, meter.tokens).tolist()
+    total = Meter(*run.worker.sum(*meter.sums()).tolist(), meter.started)
     grad_norm = run.engine.grad_norm()
-    if not scored:  # only padding and ambiguous bases since the last line
+    if not total.scored:  # only padding, ambiguous bases and bases without weight since the last line
         return
-    total = Meter(loss_sum, hits, scored, int(tokens), meter.started)
     _require_finite(run, "training loss", total.mean_loss)
     _write(run, {
         **_position(run, "train"),
-        **loss_metrics(total.mean_loss, total.accuracy, run.train_rows.tokenizer, causal=run.objective.causal),
+        **loss_metrics(total.mean_loss, total.accuracy, run.mixture.tokenizer, causal=run.objective.causal), **_drawn(run),
         "learning_rate": rate, "grad_norm": grad_norm,
         "tokens_per_s": total.tokens_per_s(), **_mfu(run, total.tokens_per_s()), **device_metrics(run.worker.device),
         "skipped_steps": run.engine.skipped_steps(), **({"loss_scale": run.progress.loss_scale} if run.precision == "fp16" else {}),
     })
+
+
+def _drawn(run: Run) -> Report:
+    """Rows and tokens drawn from each domain since the start of the run."""
+    stream = Interleave(run.mixture.shares, seed=run.cfg.training.seed)
+    rows = stream.drawn(run.progress.step * run.plan.global_rows).tolist()
+    return by_domain("rows", dict(zip(run.mixture.domains, rows, strict=True))) | by_domain("tokens", run.progress.domain_tokens)
 
 
 def _require_finite(run: Run, what: str, value: float) -> None:
@@ -231,10 +243,14 @@ def _mfu(run: Run, tokens_per_s: float) -> Report:
 
 def _evaluate_if_due(run: Run, *, last: bool) -> str | None:
     """Validate every `eval_interval` steps and at the end; returns "early_stopping" when patience runs out."""
-    if run.val_rows is None or (run.progress.step % run.cfg.logging.eval_interval and not last):
+    if not run.validation or (run.progress.step % run.cfg.logging.eval_interval and not last):
         return None
     with run.meter.paused():
-        loss, accuracy = _evaluate(run)
+        figures = _evaluate(run)
+    if not figures:
+        _write(run, {"kind": "warning", "step": run.progress.step, "message": "no token of the validation rows can be scored"})
+        return None
+    loss = figures["loss"]
     _require_finite(run, "validation loss", loss)
     progress = run.progress
     improved = progress.best_loss is None or loss < progress.best_loss
@@ -242,29 +258,41 @@ def _evaluate_if_due(run: Run, *, last: bool) -> str | None:
         run.progress = replace(progress, best_loss=loss, best_step=progress.step, evaluations_without_gain=0)
     else:
         run.progress = replace(progress, evaluations_without_gain=progress.evaluations_without_gain + 1)
-    report = _position(run, "eval") | loss_metrics(loss, accuracy, run.train_rows.tokenizer, causal=run.objective.causal)
+    report = _position(run, "eval") | figures
     _write(run, report)
     run.worker.report(report)
     patience = run.cfg.training.early_stopping_patience
     return "early_stopping" if patience and run.progress.evaluations_without_gain >= patience else None
 
 
-def _evaluate(run: Run) -> tuple[float, float]:
-    """Mean loss in nats and accuracy over the scored tokens of the validation split."""
-    worker = run.worker
-    batches = EvaluationBatches(
-        run.val_rows, run.objective, run.plan.batch_size, worker.rank, worker.world_size, max_rows=run.cfg.training.eval_max_rows
-    )
-    meter = Meter()
+def _evaluate(run: Run) -> Report:
+    """Loss and what follows from it over all validation rows, and by domain; empty where nothing can be scored.
+
+    Each scored token counts 1, also where the training weighs tokens.
+    """
     run.engine.train(False)
     with torch.no_grad():
-        for batch in load(batches, range(len(batches))):
-            moved = batch.to(worker.device)
-            loss_sum, hits = run.engine.loss(moved.inputs, moved.padding, moved.targets)
-            meter.add(loss_sum, hits, batch.num_scored, batch.num_tokens)
+        meters = {name: Meter(*run.worker.sum(*_measure(run, rows).sums()).tolist()) for name, rows in run.validation.items()}
     run.engine.train()
-    loss_sum, hits, scored = run.worker.sum(float(meter.loss_sum), float(meter.hits), meter.scored).tolist()
-    return loss_sum / max(1.0, scored), hits / max(1.0, scored)
+    total = Meter(*(sum(values) for values in zip(*(meter.sums() for meter in meters.values()), strict=True)))
+    if not total.scored:
+        return {}
+    tokenizer, causal = run.mixture.tokenizer, run.objective.causal
+    losses = {name: meter.mean_loss for name, meter in meters.items() if meter.scored}
+    bits = {name: bits_per_base(loss, tokenizer, causal=causal) for name, loss in losses.items()}
+    figures = loss_metrics(total.mean_loss, total.accuracy, tokenizer, causal=causal)
+    return figures | by_domain("loss", losses) | by_domain("bits_per_base", bits)
+
+
+def _measure(run: Run, rows: Rows) -> Meter:
+    """This worker's part of the validation rows of one domain."""
+    worker, meter = run.worker, Meter()
+    batches = EvaluationBatches(
+        rows, run.objective, run.plan.batch_size, worker.rank, worker.world_size, max_rows=run.cfg.training.eval_max_rows
+    )
+    for batch in load(batches, range(len(batches))):
+        meter.add(*run.engine.loss(batch.to(worker.device)), batch)
+    return meter
 
 
 def _save_if_due(run: Run, reason: str | None) -> None:
@@ -306,11 +334,11 @@ def save(run: Run, reason: str | None, *, regular: bool) -> None:
     worker.barrier()
     if worker.leads:
         atomic_write(staged / "config.yaml", dump_config(run.cfg))
-        run.train_rows.tokenizer.save(staged / "tokenizer.json")
+        run.mixture.tokenizer.save(staged / "tokenizer.json")
         commit(worker.run, CheckpointInfo(
             progress=finished(progress, reason) if reason else progress, world_size=worker.world_size,
             zero_stage=run.cfg.hardware.zero_stage, global_rows=run.plan.global_rows,
-            data_checksum=checksum(run.train_rows.manifest), regular=regular,
+            data_checksum=run.mixture.checksum(), regular=regular,
         ))
     worker.barrier()
     run.progress = finished(run.progress, reason) if reason else run.progress

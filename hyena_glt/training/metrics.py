@@ -10,7 +10,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ..config.tree import LoggingConfig
+from ..data.batches import Batch
 from ..tokenizers import Tokenizer
 
 Report = dict[str, Any]
@@ -49,6 +50,11 @@ def loss_metrics(loss: float, accuracy: float, tokenizer: Tokenizer, *, causal: 
     return figures | ({} if bits is None else {"bits_per_base": bits})
 
 
+def by_domain(name: str, values: Mapping[str, float | None]) -> Report:
+    """`name/domain` for the domains of a mixture that have a value; nothing for a single domain, whose figure is the total."""
+    return {f"{name}/{domain}": value for domain, value in values.items() if value is not None} if len(values) > 1 else {}
+
+
 def peak_flops(device: torch.device) -> float | None:
     """Peak of the device in bf16, or None where it is not known."""
     if device.type != "cuda":
@@ -76,23 +82,31 @@ class Meter:
     loss_sum: float | torch.Tensor = 0.0
     hits: float | torch.Tensor = 0.0
     scored: float = 0.0
+    weight: float = 0.0
+    """Sum of the scored tokens' weights; as many as `scored` where each counts 1."""
     tokens: int = 0
     started: float = field(default_factory=time.monotonic)
 
-    def add(self, loss_sum: torch.Tensor, hits: torch.Tensor, scored: int, tokens: int) -> None:
+    def add(self, loss_sum: torch.Tensor, hits: torch.Tensor, batch: Batch) -> None:
         """Add one micro-step's sums."""
         self.loss_sum += loss_sum
         self.hits += hits
-        self.scored += scored
-        self.tokens += tokens
+        self.scored += batch.num_scored
+        self.weight += batch.total_weight
+        self.tokens += batch.num_tokens
+
+    def sums(self) -> tuple[float, float, float, float, float]:
+        """Loss, hits, scored tokens, their weight, tokens: what workers add up and a new Meter takes."""
+        return float(self.loss_sum), float(self.hits), self.scored, self.weight, self.tokens
 
     @property
     def mean_loss(self) -> float:
-        """Nats per scored token; NaN where nothing was scored."""
-        return float(self.loss_sum) / self.scored if self.scored else float("nan")
+        """Nats per scored token, weighted; NaN where nothing was scored."""
+        return float(self.loss_sum) / self.weight if self.weight else float("nan")
 
     @property
     def accuracy(self) -> float:
+        """Share of right ones among the scored tokens, whatever they weigh; NaN where nothing was scored."""
         return float(self.hits) / self.scored if self.scored else float("nan")
 
     @contextmanager

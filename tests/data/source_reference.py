@@ -252,7 +252,7 @@ def run_in_process(cfg: Config, buckets: int = 1) -> tuple[dict[str, list[Row]],
     """What the driver does, with rows of this process in the place of Ray's; the scratch folder is left as it is."""
     run = prepare(cfg, lambda *_: None)
     with mock.patch.object(index, "task_rows", LocalRows), mock.patch.object(population, "task_rows", LocalRows):
-        plan = make_plan(run, read_genome(run, lambda *_: None), lambda *_: None)
+        plan = make_plan(run, read_genome(run, lambda *_: None))
     job, dropped = plan.job, Dropped(plan.dropped)
     if cfg.preprocessing.remove_duplicates:
         for task in plan.tasks:

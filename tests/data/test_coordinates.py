@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -97,4 +98,4 @@ def test_stretches_are_widened_within_their_records(lengths, data):
 
 def _cut(start: int, end: int, cuts: set[int]) -> list[tuple[int, int]]:
     bounds = [start, *sorted(cut for cut in cuts if start < cut < end), end]
-    return list(zip(bounds, bounds[1:], strict=False))
+    return list(pairwise(bounds))

@@ -105,7 +105,7 @@ def may_be_empty(wanted: dict, cfg: Config) -> bool:
     return not wanted["train"] or any(asked[name] and not wanted[name] for name in asked)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data(), files=genomes())
 def test_rows_are_those_of_the_definition_and_every_base_is_counted(data, files):
     with tempfile.TemporaryDirectory() as name:

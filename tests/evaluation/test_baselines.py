@@ -47,7 +47,7 @@ def test_as_many_bases_as_the_model_is_scored_on(tmp_path, monkeypatch, tokeniza
     wanted = sum(batches[i].num_scored for i in range(len(batches))) * tokenizer.bases_per_token
     seen = []
     monkeypatch.setattr(markov, "markov_bits", lambda *a, _real=markov.markov_bits, **k: seen.append(_real(*a, **k)) or seen[-1])
-    found = baselines(open_rows(str(data), "train"), heldout, objective)
+    found = baselines([open_rows(str(data), "train")], heldout, objective)
     assert {result.scored for result in seen[0]} == {wanted}
     names = ["uniform", *(f"markov_{k}" for k in range(9)), *(() if causal else (f"flanks_{k}" for k in range(1, 3)))]
     assert list(found.bits_per_base) == names
@@ -57,7 +57,7 @@ def test_as_many_bases_as_the_model_is_scored_on(tmp_path, monkeypatch, tokeniza
 
 def test_order_0_is_the_entropy_of_both_strands(tmp_path):
     data = write_lambda_data(tmp_path / "data", {"kind": "char"})
-    found = baselines(open_rows(str(data), "train"), open_rows(str(data), "test"), CausalLM())
+    found = baselines([open_rows(str(data), "train")], open_rows(str(data), "test"), CausalLM())
     letters = lambda_letters()
     train, test = letters[: int(len(letters) * 0.8)], letters[int(len(letters) * 0.9) :]
     gc = (train.count(b"G") + train.count(b"C")) / len(train)
@@ -70,7 +70,7 @@ def test_proteins_go_as_far_as_the_table_fits(tmp_path):
     tokenizer = build_tokenizer("protein", config_from_dict({"tokenization": {"kind": "amino_acid"}}).tokenization)
     residues = bytes(np.random.default_rng(0).choice(list(b"ACDEFGHIKLMNPQRSTVWY"), 600).tolist())
     data = write_data(tmp_path / "data", tokenizer, {"train": residues[:400], "test": residues[400:]}, max_length=50)
-    found = baselines(open_rows(str(data), "train"), open_rows(str(data), "test"), CausalLM())
+    found = baselines([open_rows(str(data), "train")], open_rows(str(data), "test"), CausalLM())
     assert list(found.bits_per_base) == ["uniform", "markov_0", "markov_1", "markov_2", "markov_3", "markov_4"]
     assert found.bits_per_base["uniform"] == pytest.approx(math.log2(22))
 
@@ -87,5 +87,5 @@ def test_overlapping_windows_count_each_base_once(tmp_path):
     plain = write_lambda_data(tmp_path / "plain", {"kind": "char"})
     overlapping = write_lambda_data(tmp_path / "overlapping", {"kind": "char"}, stride=32)
     heldout = open_rows(str(plain), "test")
-    once, twice = (baselines(open_rows(str(data), "train"), heldout, CausalLM()).bits_per_base for data in (plain, overlapping))
+    once, twice = (baselines([open_rows(str(data), "train")], heldout, CausalLM()).bits_per_base for data in (plain, overlapping))
     assert twice == pytest.approx(once, abs=3e-3)

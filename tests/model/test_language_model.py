@@ -65,6 +65,24 @@ def test_chunked_loss_equals_plain_cross_entropy(limit: int, tie: bool, monkeypa
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
+@both_directions
+@pytest.mark.parametrize("limit", [2**24, 300], ids=["one chunk", "many chunks"])
+def test_each_position_counts_its_weight(limit: int, causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "LOGITS_PER_CHUNK", limit)
+    model, ids, draw = _model(("se",), causal).double(), _ids(3, 30), torch.Generator().manual_seed(0)
+    targets = ids.masked_fill(torch.rand(3, 30, generator=draw) < 0.5, -100)
+    weights = torch.rand(3, 30, generator=draw)
+    loss, correct = model(ids, None, targets, weights)
+    logits = model(ids)
+    nats = -logits.log_softmax(-1).gather(2, targets.clamp(min=0)[..., None])[..., 0]
+    wanted = (nats * weights)[targets != -100].sum()
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert correct.item() == (logits.argmax(-1) == targets).sum().item(), "hits are counted, not weighed"
+    found, expected = _gradients(model, loss), _gradients(model, wanted)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_loss_without_scored_positions_is_zero_with_zero_gradients() -> None:
     model, ids = _model(("se",), False), _ids(2, 10)
     loss, correct = model(ids, None, torch.full_like(ids, -100))

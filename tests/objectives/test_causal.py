@@ -54,6 +54,24 @@ def test_what_is_not_scored_is_minus_100_whatever_the_type_of_the_ids(dtype):
     assert IGNORE == -100 and made.targets.tolist() == [[-100, 255, -100, -100]]
 
 
+def test_a_prediction_weighs_what_the_predicted_token_weighs():
+    ids, weights = np.array([[5, 6, 7, 8, UNK, 6]], np.uint8), np.array([[9, 0.5, 0, 0.25, 1, 2]], np.float32)
+    made = CausalLM()(ids, [np.random.default_rng(0)], weights)
+    assert made.targets.tolist() == [[6, IGNORE, 8, IGNORE, 6, IGNORE]], "what weighs nothing is not scored"
+    assert made.weights[made.targets != IGNORE].tolist() == [0.5, 0.25, 2] and made.weights.dtype == np.float32
+    assert (made.num_scored, made.total_weight) == (3, 2.75)
+
+
+def test_without_weights_there_are_none():
+    made = example([[5, 6, 7]])
+    assert made.weights is None and made.total_weight == made.num_scored == 2
+
+
+def test_a_batch_without_weight_scores_nothing():
+    made = CausalLM()(np.full((2, 4), 5, np.uint8), [np.random.default_rng(0)] * 2, np.zeros((2, 4), np.float32))
+    assert made.num_scored == made.total_weight == 0
+
+
 def test_an_empty_row_scores_nothing():
     made = example([[PAD] * 4, [CLS, SEP, PAD, PAD]])
     assert made.num_scored == 0 and made.num_tokens == 2

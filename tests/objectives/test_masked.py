@@ -173,3 +173,15 @@ def test_the_share_of_touched_tokens_is_the_mask_probability(probability, span):
 def test_the_tokenizer_decides_how_bases_are_hidden(tokenization, vocab_size, span):
     objective = build_objective(MaskedLMConfig(mask_probability=0.2), build_tokenizer("dna", tokenization))
     assert objective == MaskedLM(0.2, vocab_size, span) and not objective.causal
+
+
+@pytest.mark.parametrize("span", [1, K])
+def test_weights_change_no_mask_and_belong_to_the_scored_token(span):
+    ids, objective = random_ids(20, 100, 4, 9), MaskedLM(0.3, vocab_size=4, span=span)
+    weights = np.random.default_rng(1).choice([0, 0.5, 1], ids.shape).astype(np.float32)
+    plain, made = objective(ids, rngs(20)), objective(ids, rngs(20), weights)
+    assert (made.inputs == plain.inputs).all() and plain.weights is None
+    assert (made.targets == np.where(weights > 0, plain.targets, IGNORE)).all()
+    scored = made.targets != IGNORE
+    assert scored.sum() > 100 and (made.weights[scored] == weights[scored]).all()
+    assert made.total_weight == weights[scored].sum()

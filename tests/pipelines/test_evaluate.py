@@ -117,7 +117,7 @@ def test_refusals(trained, tmp_path):
         evaluate(str(trained), eval_data=str(tmp_path / "missing"))
     with pytest.raises(CheckpointError, match="another architecture"):
         evaluate(str(trained), overrides=("model.hidden_size=16",))
-    with pytest.raises(ConfigError, match="reading HDF5 files .*is not built yet"):
+    with pytest.raises(DataError, match="^test.h5: .*nothing is there; check the path"):
         evaluate(str(trained), eval_data="test.h5")
     other = write_lambda_data(tmp_path / "kmers", {"kind": "kmer", "kmer_size": 2})
     with pytest.raises(DataError, match="was tokenized in another way than the model's training data: .*kind is 'kmer' in the data"):

@@ -9,18 +9,24 @@ import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
-from hyena_glt.config import load_config
+from hyena_glt.config import load_config, only_task
+from hyena_glt.data.batches import EvaluationBatches, Slice, TrainingBatches
+from hyena_glt.data.dataset import open_rows
+from hyena_glt.data.mixture import open_training
 from hyena_glt.errors import ClusterError
 from hyena_glt.inference import load_model
+from hyena_glt.objectives import IGNORE, CausalLM, build_objective
 from hyena_glt.training.checkpoint import COMMIT_FILE, OPTIMIZER_FOLDER, Progress, read_info, resolve_checkpoint
-from hyena_glt.training.loop import train
+from hyena_glt.training.loop import initial_model, train
 from hyena_glt.training.metrics import METRICS_FILE, read_reports
 from hyena_glt.training.worker import OWNER_FILE, STOP, Worker
 from pipelines.preprocess import preprocess
+from tests.tiny_run import write_lambda_data
 
 GENOMES = Path(__file__).parents[2] / "pipelines" / "genomes"
 GOLDEN = Path(__file__).with_name("golden_losses.json")
@@ -108,6 +114,91 @@ def test_resume_with_dropout_is_exact(data: Path, tmp_path: Path) -> None:
     progress = run(data, tmp_path / "broken", *settings)
     assert progress.step == 6
     assert losses(tmp_path / "broken") == pytest.approx(losses(tmp_path / "unbroken"), abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def weighted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phage lambda, every other 100 bases soft-masked and weighing 0.1."""
+    return write_lambda_data(tmp_path_factory.mktemp("weighted") / "lambda", {"kind": "char"}, max_length=64, soft_masked=0.1)
+
+
+@pytest.mark.parametrize("objective", ["causal_lm", "masked_lm"])
+def test_the_loss_is_the_weighted_mean_over_the_global_batch(weighted: Path, tmp_path: Path, objective: str) -> None:
+    """The first step's loss, before any weight has moved, against a sum in float64."""
+    settings = [f"tasks.{objective}.weight=1", "training.batch_size=2", "training.gradient_accumulation_steps=3", "training.max_steps=1"]
+    run(weighted, tmp_path, *settings)
+    cfg = load_config(resolve_checkpoint(tmp_path) / "config.yaml")
+    mixture = open_training(cfg.data)
+    goal = build_objective(only_task(cfg.tasks), mixture.tokenizer)
+    batch = TrainingBatches(mixture, goal, cfg.training.seed, Slice(0, 1, 6, 1), cfg.data.shuffle_row_groups)[0]
+    model = initial_model(cfg, vocab_size=4, causal=goal.causal).double()
+    scored = batch.targets != IGNORE
+    nats = -model(batch.inputs, batch.padding)[scored].log_softmax(-1).gather(1, batch.targets[scored][:, None])[:, 0]
+    weights = batch.weights.double()[scored]
+    assert set(weights.unique().tolist()) == {float(np.float16(0.1)), 1.0}
+    assert losses(tmp_path)[0] == pytest.approx(((weights * nats).sum() / weights.sum()).item(), rel=1e-5)
+    assert losses(tmp_path)[0] != pytest.approx(nats.mean().item(), rel=1e-5)
+
+
+def test_weights_do_not_depend_on_micro_steps_and_do_not_enter_the_validation(weighted: Path, tmp_path: Path) -> None:
+    run(weighted, tmp_path / "whole")
+    run(weighted, tmp_path / "parts", "training.batch_size=1", "training.gradient_accumulation_steps=4")
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    plain = write_lambda_data(tmp_path / "plain_data", {"kind": "char"}, max_length=64)
+    run(weighted, tmp_path / "first", "training.max_steps=1", "training.learning_rate=1e-12")
+    run(plain, tmp_path / "second", "training.max_steps=1", "training.learning_rate=1e-12")
+    assert losses(tmp_path / "first", "eval") == pytest.approx(losses(tmp_path / "second", "eval"), rel=1e-6)
+    assert losses(tmp_path / "first") != pytest.approx(losses(tmp_path / "second"), rel=1e-5)
+
+
+def test_batches_without_weight_leave_no_trace(tmp_path: Path) -> None:
+    """Half of the genome is masked; with weight 0 some batches of one row have nothing to learn from."""
+    data = write_lambda_data(tmp_path / "data", {"kind": "char"}, max_length=50, soft_masked=0.0)
+    run(data, tmp_path / "run", "training.batch_size=1")
+    steps = [report["step"] for report in read_reports(tmp_path / "run" / METRICS_FILE) if report["kind"] == "train"]
+    assert 0 < len(steps) < 6 and all(math.isfinite(loss) for loss in losses(tmp_path / "run"))
+
+
+def mixed(data: Path, weighted: Path) -> list[str]:
+    return [
+        f"data.train_path=[{data}, {weighted}]", f"data.val_path=[{data}, {weighted}]", "data.mixture_weights=[3, 1]",
+        "data.reverse_complement=0.5", "data.max_shift=8",
+    ]
+
+
+def reports(folder: Path, kind: str) -> list[dict]:
+    return [report for report in read_reports(folder / METRICS_FILE) if report["kind"] == kind]
+
+
+def test_a_mixture_resumes_exactly_with_its_counts(data: Path, weighted: Path, tmp_path: Path) -> None:
+    settings = [*mixed(data, weighted), "training.min_learning_rate=1e-2"]
+    run(data, tmp_path / "unbroken", *settings)
+    run(data, tmp_path / "broken", *settings, "training.max_steps=3")
+    progress = run(data, tmp_path / "broken", *settings)
+    assert losses(tmp_path / "broken") == pytest.approx(losses(tmp_path / "unbroken"), abs=1e-6)
+    for one, two in zip(reports(tmp_path / "broken", "train"), reports(tmp_path / "unbroken", "train"), strict=True):
+        for name in ("rows/phages", "rows/lambda", "tokens/phages", "tokens/lambda"):
+            assert one[name] == two[name]
+        assert one["rows/phages"] + one["rows/lambda"] == 4 * one["step"]
+        assert one["tokens/phages"] + one["tokens/lambda"] == one["tokens"]
+    assert progress.domain_tokens == {name: one[f"tokens/{name}"] for name in ("phages", "lambda")}
+    assert 0 < one["rows/lambda"] < one["rows/phages"]
+
+
+def test_validation_of_a_mixture_is_over_all_rows_and_by_domain(data: Path, weighted: Path, tmp_path: Path) -> None:
+    settings = ["training.max_steps=1", "training.learning_rate=1e-12", "training.eval_max_rows=40"]
+    run(data, tmp_path / "mixed", *settings, *mixed(data, weighted))
+    [report] = reports(tmp_path / "mixed", "eval")
+    parts, scored = [], []
+    for name, folder in (("phages", data), ("lambda", weighted)):
+        run(folder, tmp_path / name, *settings)
+        parts += losses(tmp_path / name, "eval")
+        assert report[f"loss/{name}"] == pytest.approx(parts[-1], rel=1e-6)
+        assert report[f"bits_per_base/{name}"] == pytest.approx(parts[-1] / math.log(2), rel=1e-6)
+        batch = EvaluationBatches(open_rows(str(folder), "val"), CausalLM(), 40)[0]
+        scored.append(batch.num_scored)
+    assert report["loss"] == pytest.approx(sum(a * b for a, b in zip(parts, scored, strict=True)) / sum(scored), rel=1e-6)
+    assert not [name for name in reports(tmp_path / "lambda", "eval")[0] if "/" in name], "a single dataset is the total"
 
 
 def test_stop_request_saves_and_ends(data: Path, tmp_path: Path) -> None:

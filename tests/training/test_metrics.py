@@ -13,11 +13,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hyena_glt.config import LoggingConfig, TokenizationConfig
+from hyena_glt.data.batches import Batch
 from hyena_glt.tokenizers import build_tokenizer
 from hyena_glt.training.metrics import (
     Meter,
     RunLog,
     bits_per_base,
+    by_domain,
     device_metrics,
     last_reports,
     loss_metrics,
@@ -56,17 +58,34 @@ def test_the_perplexity_of_a_hopeless_loss_is_a_number():
     assert math.isfinite(loss_metrics(1e6, 0.0, build_tokenizer("dna", CHAR), causal=True)["perplexity"])
 
 
+def batch(scored: int, weight: float, tokens: int) -> Batch:
+    nothing = torch.zeros(0)
+    return Batch(nothing, nothing, nothing, None, scored, weight, (tokens,))
+
+
 def test_a_meter_weighs_tokens_not_batches():
     meter = Meter()
-    meter.add(torch.tensor(6.0), torch.tensor(1), 3, 10)
-    meter.add(torch.tensor(1.0), torch.tensor(1), 1, 2)
+    meter.add(torch.tensor(6.0), torch.tensor(1), batch(3, 3.0, 10))
+    meter.add(torch.tensor(1.0), torch.tensor(1), batch(1, 1.0, 2))
     assert (meter.mean_loss, meter.accuracy, meter.tokens) == (1.75, 0.5, 12)
+    assert Meter(*meter.sums()).sums() == meter.sums() == (7.0, 2.0, 4, 4.0, 12)
+
+
+def test_a_loss_is_the_weighted_mean_and_an_accuracy_is_not():
+    meter = Meter()
+    meter.add(torch.tensor(1.0), torch.tensor(1), batch(4, 0.5, 10))
+    assert (meter.mean_loss, meter.accuracy) == (2.0, 0.25)
 
 
 def test_a_meter_without_a_scored_token_has_no_mean():
     meter = Meter()
-    meter.add(torch.tensor(0.0), torch.tensor(0), 0, 10)
+    meter.add(torch.tensor(0.0), torch.tensor(0), batch(0, 0.0, 10))
     assert math.isnan(meter.mean_loss) and math.isnan(meter.accuracy)
+
+
+def test_only_a_mixture_has_figures_by_domain():
+    assert by_domain("loss", {"human": 1.5, "mouse": 2.5}) == {"loss/human": 1.5, "loss/mouse": 2.5}
+    assert by_domain("bits_per_base", {"human": None, "mouse": None}) == by_domain("loss", {"human": 1.5}) == {}
 
 
 def test_the_rate_leaves_out_pauses(monkeypatch):

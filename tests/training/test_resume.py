@@ -17,8 +17,9 @@ import pytest
 
 from hyena_glt.config import load_config
 from hyena_glt.training.checkpoint import read_info, resolve_checkpoint
-from hyena_glt.training.metrics import METRICS_FILE, read_reports
+from hyena_glt.training.metrics import METRICS_FILE, last_reports, read_reports
 from pipelines.preprocess import preprocess
+from tests.tiny_run import write_lambda_data
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -225,3 +226,15 @@ def test_a_finished_run_prints_its_result(unbroken: tuple[int, Path], data: Path
     result = train(data, run, f"hardware.zero_stage={stage}")
     assert result["steps"] == STEPS and result["train_loss"] == losses(run, "train")[STEPS]
     assert (run / METRICS_FILE).read_text() == before
+
+
+def test_two_workers_weigh_tokens_as_one_does(tmp_path: Path, ray_session: None) -> None:
+    """Soft-masked bases count 0.1 of a mixture's loss; the workers' shares of the weight differ."""
+    paths = [write_lambda_data(tmp_path / name, {"kind": "char"}, soft_masked=weight) for name, weight in (("a", 0.1), ("b", None))]
+    settings = [f"data.train_path=[{paths[0]}, {paths[1]}]", "data.reverse_complement=0.5", "data.max_shift=16", "training.max_steps=10"]
+    for workers, batch_size in ((1, 4), (2, 2)):
+        train(paths[0], tmp_path / f"run{workers}", *settings, f"cluster.train_workers={workers}", f"training.batch_size={batch_size}")
+    assert_same_metrics(tmp_path / "run2", tmp_path / "run1")
+    one, two = (last_reports(tmp_path / f"run{workers}" / METRICS_FILE)["train"] for workers in (1, 2))
+    assert one["rows/a"] + one["rows/b"] == 80
+    assert all(one[name] == two[name] for name in ("rows/a", "rows/b", "tokens/a", "tokens/b"))
