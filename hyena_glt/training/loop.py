@@ -169,7 +169,8 @@ def _training_stream(run: Run, micro_steps: range) -> Iterator[Batch]:
 
 def _take_step(run: Run, stream: Iterator[Batch], rate: float) -> bool:
     """One optimizer step on the weighted mean over all scored tokens of the global batch; returns whether a stop was asked for."""
-    batches = [next(stream) for _ in range(run.plan.accumulation_steps)]
+    with run.meter.waiting():
+        batches = [next(stream) for _ in range(run.plan.accumulation_steps)]
     domain_tokens = (sum(of_domain) for of_domain in zip(*(b.domain_tokens for b in batches), strict=True))
     weight, stop, *tokens = run.worker.sum(
         sum(b.total_weight for b in batches), float(run.worker.stop_requested()), *domain_tokens
@@ -215,7 +216,7 @@ def _log_if_due(run: Run, rate: float, *, last: bool) -> None:
         **_position(run, "train"),
         **loss_metrics(total.mean_loss, total.accuracy, run.mixture.tokenizer, causal=run.objective.causal), **_drawn(run),
         "learning_rate": rate, "grad_norm": grad_norm,
-        "tokens_per_s": total.tokens_per_s(), **_mfu(run, total.tokens_per_s()), **device_metrics(run.worker.device),
+        "tokens_per_s": total.tokens_per_s(), "loader_wait_share": meter.loader_wait_share(), **_mfu(run, total.tokens_per_s()), **device_metrics(run.worker.device),
         "skipped_steps": run.engine.skipped_steps(), **({"loss_scale": run.progress.loss_scale} if run.precision == "fp16" else {}),
     })
 

@@ -86,6 +86,8 @@ class Meter:
     """Sum of the scored tokens' weights; as many as `scored` where each counts 1."""
     tokens: int = 0
     started: float = field(default_factory=time.monotonic)
+    waited_s: float = 0.0
+    """Seconds in which this worker waited for the loader."""
 
     def add(self, loss_sum: torch.Tensor, hits: torch.Tensor, batch: Batch) -> None:
         """Add one micro-step's sums."""
@@ -115,6 +117,17 @@ class Meter:
         began = time.monotonic()
         yield
         self.started += time.monotonic() - began
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as waiting for the loader."""
+        began = time.monotonic()
+        yield
+        self.waited_s += time.monotonic() - began
+
+    def loader_wait_share(self) -> float:
+        """Share of the time since the meter was made in which this worker waited for the loader."""
+        return self.waited_s / max(1e-9, time.monotonic() - self.started)
 
     def tokens_per_s(self) -> float:
         """All workers together, since the meter was made."""

@@ -44,7 +44,8 @@ def run(name: str, output: Path, *overrides: str) -> tuple[dict[str, list[Row]],
     assert validate_data(output)["damage"] == []
     manifest = read_manifest(output)
     dtype = load_tokenizer(manifest.tokenizer).dtype
-    rows = {split: [row for shard in part.shards for row in read_shard(output / shard.path, dtype)] for split, part in manifest.splits.items()}
+    shards = {split: [output / shard.path for shard in part.shards] for split, part in manifest.splits.items()}
+    rows = {split: [row for path in paths for row in read_shard(path, dtype)] for split, paths in shards.items()}
     stored = sum(row.length for of_split in rows.values() for row in of_split)
     assert stored + sum(counts["bases"] for counts in manifest.dropped.values()) == sum(item.bases for item in manifest.inputs)
     return rows, dict(manifest.dropped)
@@ -90,7 +91,7 @@ def haplotypes() -> dict[str, str]:
 def test_population(tmp_path):
     rows, dropped = run("population", tmp_path / "out")
     wanted = haplotypes()
-    assert len(wanted) == 8 and {len(letters) for letters in wanted.values()} == {29993, 29996, 29997, 29998, 30000, 30003, 30010}
+    assert [len(letters) for letters in wanted.values()] == [29987, 30002, 29997, 29988, 29987, 29999, 29997, 30002]  # bcftools consensus too
     assert {row.record for row in every(rows)} == {"chr20_2.34M"} and {row.source for row in every(rows)} <= set(wanted)
     for row in every(rows):
         assert spelt(row.ids) == wanted[row.source][row.start : row.start + row.length]
@@ -112,7 +113,8 @@ def test_population_with_the_reference_and_one_sample(tmp_path):
 def test_annotation(tmp_path):
     rows, dropped = run("annotation", tmp_path / "out")
     selected, coding = covered("gene", upstream=500), covered("CDS")
-    assert (int(covered("gene").sum()), int(coding.sum()), int(selected.sum())) == (150_270, 149_427, 182_868)
+    # The GTF gives the same bases of genes, and NCBI's file of coding sequences as many letters.
+    assert (int(covered("gene").sum()), int(coding.sum()), int(selected.sum())) == (150_081, 149_427, 182_878)
     stored = np.zeros(len(selected), int)
     for row in every(rows):
         at = slice(row.start, row.start + row.length)
@@ -181,7 +183,7 @@ BAD_INPUT = {
         "SmikIFO1815_1.gff.gz: types: no feature is of type 'genes'; there are gene",
     ),
     "GO terms of other proteins": (
-        "go_terms", [f"preprocessing.input_path={DATA}/structures"], "no protein with GO terms (A0A023PXA5, ",
+        "go_terms", [f"preprocessing.input_path={DATA}/structures"], "no protein with GO terms (A0A023PXB5, A0A023PXB9, A0A023PXC2, ...) is a record (1A8O_A, 1LCD_A, ",
     ),
     "a structure of something else": (
         "structures", ["preprocessing.sequence_type=rna"], "holds no rna (its polymers: ",
