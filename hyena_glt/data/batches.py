@@ -159,14 +159,40 @@ class EvaluationBatches(Dataset):
 
 
 def load(dataset: Dataset, order: range, *, num_workers: int = 0, pin_memory: bool = False) -> Iterator[Batch]:
-    """The items of `dataset` in `order`, prefetched by `num_workers` processes (0: in this one)."""
-    return iter(
+    """The items of `dataset` in `order`, prefetched by `num_workers` processes (0: in this one).
+
+    Close it, or let go of it, to end the processes before the order does.
+    """
+    sampler = _Stoppable(order)
+    batches = iter(
         DataLoader(
             dataset,
             batch_size=None,
-            sampler=order,
+            sampler=sampler,
             num_workers=num_workers,
             pin_memory=pin_memory,
             multiprocessing_context="spawn" if num_workers else None,  # fork is unsafe once Ray and CUDA threads run
         )
     )
+    try:
+        yield from batches
+    except GeneratorExit:
+        # A process that ends while it sends a tensor aborts, so those on the way are received first.
+        sampler.stopped = True
+        for _ in batches:
+            pass
+        raise
+
+
+@dataclass(slots=True)
+class _Stoppable:
+    """An order that can be ended early."""
+
+    order: range
+    stopped: bool = False
+
+    def __iter__(self) -> Iterator[int]:
+        for number in self.order:
+            if self.stopped:
+                return
+            yield number
