@@ -24,18 +24,20 @@ POLL_S = 0.002
 
 
 class Command:
-    """`hyena-glt preprocess` with a Ray of its own, started; its output goes to files in `folder`.
+    """A command of `hyena-glt`, started; its output goes to files in `folder`.
 
-    A mark in the environment, which all processes inherit, finds them also where Ray gave them another parent and group.
+    With a Ray of its own, or on that at `address`, whose workers then get this process's AWS_ variables, as from `ray job submit`. A mark
+    in the environment, which all processes inherit, finds them also where Ray gave them another parent and group.
     """
 
-    def __init__(self, settings: Sequence[str], folder: Path, variables: Mapping[str, str] | None = None) -> None:
+    def __init__(self, words: Sequence[str], folder: Path, address: str = "local") -> None:
         self.mark, self._stdout, self._stderr = uuid.uuid4().hex, folder / "stdout", folder / "stderr"
-        environment = {**os.environ, **(variables or {}), MARK: self.mark, "PYTHONPATH": str(ROOT)}
+        shared = {"PYTHONPATH": str(ROOT), **{name: value for name, value in os.environ.items() if name.startswith("AWS_")}}
+        for_workers = {} if address == "local" else {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"env_vars": shared}})}
         with self._stdout.open("w") as out, self._stderr.open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "hyena_glt.cli", "preprocess", *settings, "cluster.address=local"],
-                cwd=folder, env=environment, stdout=out, stderr=err, start_new_session=True,
+                [sys.executable, "-m", "hyena_glt.cli", *words, f"cluster.address={address}"], cwd=folder, stdout=out, stderr=err,
+                env={**os.environ, **shared, **for_workers, MARK: self.mark}, start_new_session=True,
             )
 
     def result(self) -> dict[str, object]:

@@ -128,6 +128,10 @@ class LabelRegionsConfig(RegionsConfig):
     """`type`, `name` (BED's fourth column; Name or ID), or any attribute, such as gene_biotype."""
 
 
+MAX_WEIGHT = 1000
+"""Weights are stored in half precision."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightRegionsConfig(RegionsConfig):
     """Stretches whose bases count more or less in the loss."""
@@ -137,7 +141,7 @@ class WeightRegionsConfig(RegionsConfig):
 
     def __post_init__(self) -> None:
         RegionsConfig.__post_init__(self)
-        require(*at_least(0, self, "weight"))
+        require((0 <= self.weight <= MAX_WEIGHT, f"weight must lie between 0 and {MAX_WEIGHT}, got {self.weight}"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,7 +200,15 @@ class PreprocessingConfig:
                 f"min_length ({self.min_length}) must lie between 1 and max_length ({self.max_length})",
             ),
             *share(self, "max_ambiguous_fraction", "max_low_complexity_fraction"),
-            *at_least(0, self, "soft_masked_weight"),
+            (0 <= self.soft_masked_weight <= MAX_WEIGHT, f"soft_masked_weight must lie between 0 and {MAX_WEIGHT}"),
+            (
+                not (self.variants and self.split.by == "file"),
+                "split.by: file would put haplotypes of one stretch into different splits; take interval, chromosome or record",
+            ),
+            (
+                not (self.variants and self.variants.regions and self.variants.keep_reference and self.split.by == "tail"),
+                "split.by: the tail of a region lies in the midst of the reference; take interval, or set variants.keep_reference to false",
+            ),
             *(unused(self, "with `filter_n_bases: false`, which keeps all", "max_ambiguous_fraction") if not self.filter_n_bases else ()),
             *(unused(self, f"with `soft_masked: {self.soft_masked}`", "soft_masked_weight") if self.soft_masked != "weight" else ()),
             *(unused(self, "for protein, whose case means nothing", "soft_masked") if protein else ()),

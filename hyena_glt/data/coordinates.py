@@ -55,6 +55,19 @@ class Coordinates:
         """All bases of all records, none of which is empty; neighbouring records do not become one."""
         return self._place_N, self._place_N + self._length_N
 
+    def contig_stretches(self) -> tuple[np.ndarray, np.ndarray]:
+        """The bases of its contig that each record spells, int64 [N] each: all of it, or the region that a haplotype was built on."""
+        regions = [(lift.region.start, lift.region.end) if (lift := self._lifts.get(file)) else None for file in self._file_N.tolist()]
+        spans = [region or (0, length) for region, length in zip(regions, self._length_N.tolist(), strict=True)]
+        start_N, end_N = np.array(spans, np.int64).reshape(-1, 2).T
+        return start_N, end_N
+
+    def in_records(self, position_N: np.ndarray) -> np.ndarray:
+        """A position of its contig for each record, int64 [N] -> its place in that record."""
+        lifts = [self._lifts.get(file) for file in self._file_N.tolist()]
+        moved = [lift.to_haplotype(at[None])[0] if lift else at for lift, at in zip(lifts, position_N, strict=True)]
+        return self._place_N + np.array(moved, np.int64)
+
     def widened(self, stretches: Stretches, bases: int) -> Stretches:
         """`stretches` with so many bases more on both sides, as far as their records go."""
         first_N, end_N = self.everything()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..config.preprocessing import PreprocessingConfig
@@ -32,13 +32,32 @@ def find_inputs(paths: str | Sequence[str]) -> dict[str, Location]:
 
 
 def find_annotations(cfg: PreprocessingConfig) -> dict[str, list[Path]]:
-    """Section of `preprocessing` -> its files, for the sections that are there; DataError for a path that yields none."""
+    """Section of `preprocessing` or setting of its split -> its files, for those that name some; DataError for a path that yields none."""
     found = {}
     for name in SECTIONS:
         if section := getattr(cfg, name):
             paths = (section.path,) if isinstance(section.path, str) else section.path
             found[name] = [Path(os.path.abspath(file)) for path in paths for file in _matches(f"preprocessing.{name}.path", path)]
+    for setting in ("val_intervals", "test_intervals"):
+        listed = getattr(cfg.split, setting)
+        beds = [text for text in ((listed,) if isinstance(listed, str) else listed) if is_bed(text)]
+        if beds:
+            found[setting] = [Path(os.path.abspath(file)) for path in beds for file in _matches(f"preprocessing.split.{setting}", path)]
     return found
+
+
+def is_bed(text: str) -> bool:
+    """Whether an interval of the settings is the path of a BED file."""
+    return text.lower().removesuffix(".gz").removesuffix(".bgz").endswith(".bed")
+
+
+def named_annotations(annotations: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
+    """What each file is called in the manifest: section and file name, with a number where a section has several."""
+    return {
+        f"{section}{f' {number}' if len(files) > 1 else ''}: {file.name}": file
+        for section, files in annotations.items()
+        for number, file in enumerate(files, 1)
+    }
 
 
 def _matches(setting: str, path: str) -> list[str]:

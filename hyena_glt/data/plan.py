@@ -21,7 +21,7 @@ from .coordinates import Coordinates, load_lifts
 from .features import Features, read_features
 from .homology import homology_clusters
 from .index import OnProgress, checksums
-from .inputs import find_annotations, find_inputs
+from .inputs import find_annotations, find_inputs, named_annotations
 from .job import Filters, Job, Task
 from .manifest import SPLITS, Dropped, InputFile, count_dropped
 from .resume import identity, sections
@@ -92,13 +92,12 @@ def prepare(cfg: Config, on_progress: OnProgress) -> Run:
     tokenizer = build_tokenizer(cfg.preprocessing.sequence_type, cfg.tokenization)
     cut = _check_settings(cfg, tokenizer.span)
     inputs, annotations = find_inputs(cfg.preprocessing.input_path), find_annotations(cfg.preprocessing)
-    others = {f"{section}: {file.name}": file for section, files in annotations.items() for file in files}
     destination = location(str(cfg.output.path))
     if isinstance(destination, Path):
         destination = Path(os.path.abspath(destination))
     return Run(
         cfg=cfg, tokenizer=tokenizer, cut=cut, output=_work_folder(cfg.output.scratch_path, destination), destination=destination,
-        inputs=inputs, annotations=annotations, sha256=checksums({**inputs, **others}, on_progress),
+        inputs=inputs, annotations=annotations, sha256=checksums({**inputs, **named_annotations(annotations)}, on_progress),
     )
 
 
@@ -226,10 +225,10 @@ def _input_files(run: Run, records: pa.Table) -> tuple[InputFile, ...]:
     num_records, bases = np.bincount(files, minlength=len(run.inputs)), np.bincount(files, weights=lengths, minlength=len(run.inputs))
     counted = [(source, path, int(num_records[i]), int(bases[i])) for i, (source, path) in enumerate(run.inputs.items())]
     built = files >= len(run.inputs)
-    for section, paths in run.annotations.items():
-        of_haplotypes = (int(built.sum()), int(lengths[built].sum())) if section == "variants" else (0, 0)
-        for number, path in enumerate(paths):  # those of several VCF files are counted with the first
-            counted.append((f"{section}: {path.name}", path, *(of_haplotypes if number == 0 else (0, 0))))
+    of_haplotypes = int(built.sum()), int(lengths[built].sum())
+    for name, path in named_annotations(run.annotations).items():
+        first_vcf = path == run.annotations.get("variants", [None])[0]  # haplotypes of several VCF files are counted with the first
+        counted.append((name, path, *(of_haplotypes if first_vcf else (0, 0))))
     return tuple(
         InputFile(path=name, size=size(path) or 0, sha256=run.sha256[name], records=num, bases=num_of_bases)
         for name, path, num, num_of_bases in counted

@@ -68,7 +68,7 @@ def plan_blocks(cfg: VariantsConfig, vcfs: Sequence[Path], records: pa.Table, fi
     """
     wanted = [parse_region(text) for text in cfg.regions]
     _refuse_unknown(cfg, vcfs, wanted)
-    blocks, sources = [], list[str]()
+    blocks, sources, built_from = [], list[str](), dict[tuple[str, str], Path]()
     for vcf in vcfs:
         samples = [name for name in sample_names(vcf) if not cfg.samples or name in cfg.samples]
         present = contigs(vcf)
@@ -76,11 +76,22 @@ def plan_blocks(cfg: VariantsConfig, vcfs: Sequence[Path], records: pa.Table, fi
         for region in regions:
             file, offset, length = _reference_of(region, records, vcf)
             inside = region.within({region.contig: length}, vcf)
+            for sample in samples:
+                _refuse_second_file(vcf, built_from.setdefault((sample, region.contig), vcf), sample, region.contig)
             for some in (samples[at : at + SAMPLES_PER_TASK] for at in range(0, len(samples), SAMPLES_PER_TASK)):
                 first = first_file + len(sources)
                 blocks.append(SampleBlock(str(vcf), some, region.contig, inside.start, inside.end, first, file, offset, length))
                 sources += [f"{sample}.{haplotype}" for sample in some for haplotype in range(1, MAX_PLOIDY + 1)]
     return blocks, tuple(sources)
+
+
+def _refuse_second_file(vcf: Path, first: Path, sample: str, contig: str) -> None:
+    """DataError where the variants of one haplotype are in two files: each would be applied without the other's."""
+    if vcf != first:
+        raise DataError(
+            f"{vcf}: sample {sample!r} has variants on contig {contig!r} in {first} too, and a haplotype is built from one file; "
+            "put them together (bcftools concat -a), or choose other samples or regions"
+        )
 
 
 def _refuse_unknown(cfg: VariantsConfig, vcfs: Sequence[Path], wanted: list[Region]) -> None:
@@ -97,6 +108,8 @@ def _refuse_unknown(cfg: VariantsConfig, vcfs: Sequence[Path], wanted: list[Regi
     ]
     if not samples:
         problems.append(f"preprocessing.variants.path: {files} holds sites without samples; take a file with genotypes")
+    if not present:
+        problems.append(f"preprocessing.variants.path: {files} holds no variant; take another file, or remove the section")
     if problems:
         raise ConfigError(*problems)
 

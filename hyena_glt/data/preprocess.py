@@ -71,14 +71,16 @@ def read_genome(run: Run, on_progress: OnProgress) -> Genome:
     """The records of the inputs, and of the haplotypes that variants make of them; their clean letters are stored."""
     pre = run.cfg.preprocessing
     records = index_records(run.inputs, pre.sequence_type, run.output, on_progress, find_lower_case=pre.soft_masked != "keep")
-    sources, variants = tuple(run.inputs), dict[str, int]()
+    sources, variants, num_inputs = tuple(run.inputs), dict[str, int](), len(records)
     if pre.variants:
         haplotypes, names, variants = _build_haplotypes(pre.variants, run, records, on_progress)
         records, sources = join([records, haplotypes]), sources + names
     records = with_places(records)
     repeated = np.zeros(len(records), bool)
     if pre.remove_duplicates:
-        repeated = repeated_records(records, partial(record_digests, output=run.output))
+        # Without the reference, a haplotype that carries no variant is no repeat.
+        first = num_inputs if pre.variants and not pre.variants.keep_reference else 0
+        repeated[first:] = repeated_records(records.slice(first).combine_chunks(), partial(record_digests, output=run.output))
     return Genome(records, sources, repeated, variants)
 
 

@@ -17,6 +17,7 @@ from ..config.preprocessing import SplitConfig
 from ..config.settings import suggest
 from ..errors import ConfigError, DataError
 from .coordinates import Coordinates
+from .inputs import is_bed
 from .manifest import SPLITS
 from .sources.haplotypes import parse_region
 from .sources.intervals import Stretches, intersect, subtract, union
@@ -33,7 +34,7 @@ def split_places(
     """
     start_N, end_N = coordinates.everything()
     if cfg.by == "tail":
-        return _tails(start_N, end_N - start_N, cfg, gap)
+        return _tails(coordinates, cfg, gap)
     if cfg.by == "interval":
         return _intervals(coordinates, cfg, gap)
     if cfg.by == "named":
@@ -57,13 +58,19 @@ def _stretches(start: np.ndarray, end: np.ndarray) -> Stretches:
     return start[end > start], end[end > start]
 
 
-def _tails(start_N: np.ndarray, length_N: np.ndarray, cfg: SplitConfig, gap: int) -> dict[str, Stretches]:
-    """The end of each record is for test, what stands before it for val; train pays for the gaps, so that the others keep their size."""
-    splits, end_N = {}, start_N + length_N
+def _tails(coordinates: Coordinates, cfg: SplitConfig, gap: int) -> dict[str, Stretches]:
+    """The end of each record is for test, what stands before it for val; train pays for the gaps, so that the others keep their size.
+
+    Tails are measured on the contig, so that its haplotypes, which are not equally long, are all cut at the same base of it.
+    """
+    (start_N, end_N), (low_N, high_N) = coordinates.everything(), coordinates.contig_stretches()
+    splits, limit_N = {}, high_N
     for split, share in (("test", cfg.test), ("val", cfg.val)):
-        first_N = np.maximum(end_N - np.rint(length_N * share).astype(np.int64), start_N)
+        cut_N = np.maximum(limit_N - np.rint((high_N - low_N) * share).astype(np.int64), low_N)
+        first_N = coordinates.in_records(cut_N)
         splits[split] = _stretches(first_N, end_N)
         end_N = np.where(end_N > first_N, np.maximum(first_N - gap, start_N), end_N)
+        limit_N = np.where(limit_N > cut_N, np.maximum(cut_N - gap, low_N), limit_N)
     return splits | {"train": _stretches(start_N, end_N)}
 
 
@@ -94,16 +101,11 @@ def _listed_places(coordinates: Coordinates, split: str, intervals: str | Sequen
 
 def _read_intervals(text: str) -> dict[str, Stretches]:
     """Contig -> intervals, of a BED file or of one region."""
-    if format_suffix(text) == "bed":
+    if is_bed(text):
         return {contig: (found.start_K, found.end_K) for contig, found in read_regions(Path(text)).items()}
     region = parse_region(text)
     end = np.iinfo(np.int64).max if region.end is None else region.end
     return {region.contig: (np.array([region.start]), np.array([end]))}
-
-
-def format_suffix(path: str) -> str:
-    """The kind of a file by its name, compression aside: bed of a.bed.gz."""
-    return path.lower().removesuffix(".gz").removesuffix(".bgz").rpartition(".")[2]
 
 
 def refuse_unknown_names(records: pa.Table, sources: Sequence[str], cfg: SplitConfig) -> None:

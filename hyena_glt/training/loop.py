@@ -216,7 +216,8 @@ def _log_if_due(run: Run, rate: float, *, last: bool) -> None:
         **_position(run, "train"),
         **loss_metrics(total.mean_loss, total.accuracy, run.mixture.tokenizer, causal=run.objective.causal), **_drawn(run),
         "learning_rate": rate, "grad_norm": grad_norm,
-        "tokens_per_s": total.tokens_per_s(), "loader_wait_share": meter.loader_wait_share(), **_mfu(run, total.tokens_per_s()), **device_metrics(run.worker.device),
+        "tokens_per_s": total.tokens_per_s(), "loader_wait_share": meter.loader_wait_share(),
+        **_mfu(run, total.tokens_per_s()), **device_metrics(run.worker.device),
         "skipped_steps": run.engine.skipped_steps(), **({"loss_scale": run.progress.loss_scale} if run.precision == "fp16" else {}),
     })
 

@@ -6,8 +6,10 @@ Tests compare the stages of preprocessing, run in this process by `run_in_proces
 from __future__ import annotations
 
 import gzip
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -15,15 +17,15 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 
+import hyena_glt.data.population  # noqa: F401  so that its rows, too, can be local ones
 from hyena_glt.config import Config
 from hyena_glt.config.preprocessing import RegionsConfig
-from hyena_glt.data import index, population
-from hyena_glt.data.dedup import find_repeats, hash_file, load_hashes, store_hashes
-from hyena_glt.data.manifest import SPLITS, Dropped, count_dropped
-from hyena_glt.data.plan import DataPlan, make_plan, prepare
-from hyena_glt.data.preprocess import read_genome
-from hyena_glt.data.shards import write_shard
+from hyena_glt.data.manifest import SPLITS, Dropped, Manifest, count_dropped
+from hyena_glt.data.plan import prepare
+from hyena_glt.data.preprocess import preprocess
+from hyena_glt.data.resume import claim
 from hyena_glt.data.sources.regions import chromosome_name
 from hyena_glt.data.splits import hashed_split
 from tests.data import reference
@@ -232,42 +234,57 @@ def _weights_and_labels(record: Molecule, first: int, length: int, cfg: Config, 
 
 
 class LocalRows(list):
-    """As much of a Ray dataset as the stages use, in this process: rows, or Arrow tables."""
+    """As much of a Ray dataset as the stages use, in this process."""
 
     def map(self, function: Callable, *, fn_kwargs: dict) -> LocalRows:
         return LocalRows(function(row, **fn_kwargs) for row in self)
 
-    def map_batches(self, function: Callable, *, batch_size: int, batch_format: str, fn_kwargs: dict) -> LocalRows:
-        assert (batch_size, batch_format) == (1, "pyarrow")
-        return LocalRows(function(pa.Table.from_pylist([row]), **fn_kwargs) for row in self)
+    def map_batches(
+        self, function: Callable, *, batch_size: int | None, batch_format: str, fn_args: tuple = (), fn_kwargs: dict | None = None
+    ) -> LocalRows:
+        size = batch_size or max(len(self), 1)
+        batches = [self[at : at + size] for at in range(0, len(self), size)]
+        results = [function(_batch(rows, batch_format), *fn_args, **(fn_kwargs or {})) for rows in batches]
+        return LocalRows(row for result in results for row in pa.table(result).to_pylist())
 
-    def iter_rows(self) -> Iterator:
+    def repartition(self, num_blocks: int) -> LocalRows:
+        return self
+
+    def iter_rows(self) -> Iterator[dict]:
         return iter(self)
 
     def iter_batches(self, *, batch_size: None, batch_format: str) -> Iterator:
-        return iter(self)
+        return iter([_batch(self, batch_format)] if self else [])
 
 
-def run_in_process(cfg: Config, buckets: int = 1) -> tuple[dict[str, list[Row]], Dropped, DataPlan]:
-    """What the driver does, with rows of this process in the place of Ray's; the scratch folder is left as it is."""
+def _batch(rows: list[dict], batch_format: str) -> pa.Table | dict[str, np.ndarray]:
+    table = pa.Table.from_pylist(rows)
+    return table if batch_format == "pyarrow" else {name: np.array(table[name].to_pylist()) for name in table.column_names}
+
+
+@contextmanager
+def local_rows() -> Iterator[None]:
+    """Rows of this process in the place of Ray's."""
+    with ExitStack() as patches:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("hyena_glt.data.") and hasattr(module, "task_rows"):
+                patches.enter_context(mock.patch.object(module, "task_rows", lambda tasks, *, bases=None: LocalRows(tasks)))
+        for name in ("put", "get"):
+            patches.enter_context(mock.patch.object(ray, name, lambda value: value))
+        yield
+
+
+def run_in_process(cfg: Config) -> tuple[dict[str, list[Row]], Manifest]:
+    """Preprocess as the driver does, without Ray: the rows of each split in order, and the manifest."""
     run = prepare(cfg, lambda *_: None)
-    with mock.patch.object(index, "task_rows", LocalRows), mock.patch.object(population, "task_rows", LocalRows):
-        plan = make_plan(run, read_genome(run, lambda *_: None))
-    job, dropped = plan.job, Dropped(plan.dropped)
-    if cfg.preprocessing.remove_duplicates:
-        for task in plan.tasks:
-            store_hashes(job, task)
-        windows = load_hashes({"path": np.array([str(hash_file(job, task)) for task in plan.tasks])}, buckets)
-        groups = [{key: column[windows["bucket"] == bucket] for key, column in windows.items()} for bucket in range(buckets)]
-        job = replace(job, repeated_places=np.sort(np.concatenate([find_repeats(group)["place"] for group in groups])))
+    claim(run.output, run.destination, run.identity)
+    with local_rows():
+        manifest = preprocess(run, lambda *_: None)
+    dtype = run.tokenizer.dtype
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
-    for task in plan.tasks:
-        part = write_shard(job, task)
-        for reason, counts in part.dropped.items():
-            count_dropped(dropped, reason, **counts)
-        if part.shard:
-            rows[task.split] += read_shard(job.output / part.shard.path, job.tokenizer.dtype)
-    return rows, dropped, plan
+    for split, part in manifest.splits.items():
+        rows[split] = [row for shard in part.shards for row in read_shard(run.output / shard.path, dtype)]
+    return rows, manifest
 
 
 def read_shard(path: Path, dtype: np.dtype) -> list[Row]:
@@ -300,9 +317,10 @@ def assert_same(found: Mapping[str, list[Row]], wanted: Mapping[str, list[Row]])
             np.testing.assert_allclose(one.weights or (), other.weights or (), rtol=1e-3)
 
 
-def num_stored(rows: Mapping[str, list[Row]]) -> int:
-    """Bases under a token."""
-    return sum(row.length for of_split in rows.values() for row in of_split)
+def assert_every_base_is_counted(rows: Mapping[str, list[Row]], manifest: Manifest) -> None:
+    """Where windows do not overlap, a base of an input lies in a row or among those that left."""
+    stored = sum(row.length for of_split in rows.values() for row in of_split)
+    assert stored + sum(counts["bases"] for counts in manifest.dropped.values()) == sum(item.bases for item in manifest.inputs)
 
 
 def write_annotation(path: Path, features: Sequence[Feature]) -> str:

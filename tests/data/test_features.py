@@ -16,7 +16,15 @@ from hyena_glt.config import Config, OutputConfig, PreprocessingConfig, SplitCon
 from hyena_glt.config.preprocessing import LabelRegionsConfig, RegionsConfig, WeightRegionsConfig
 from hyena_glt.data.features import Weights
 from hyena_glt.errors import DataError, HyenaError
-from tests.data.source_reference import Feature, assert_same, expected_rows, input_records, num_stored, run_in_process, write_annotation
+from tests.data.source_reference import (
+    Feature,
+    assert_every_base_is_counted,
+    assert_same,
+    expected_rows,
+    input_records,
+    run_in_process,
+    write_annotation,
+)
 from tests.data.sources.test_intervals import runs
 
 CONTIGS = ("chr1", "chr2", "3")
@@ -115,7 +123,7 @@ def test_rows_are_those_of_the_definition_and_every_base_is_counted(data, files)
         cfg, chosen = data.draw(trees(folder))
         wanted, dropped = expected_rows(input_records(files), cfg, chosen)
         try:
-            rows, counted, plan = run_in_process(cfg)
+            rows, manifest = run_in_process(cfg)
         except HyenaError as error:
             # A contig that is dropped as a repeat is no record any more.
             if "no sequence of the annotation" not in str(error):
@@ -123,9 +131,9 @@ def test_rows_are_those_of_the_definition_and_every_base_is_counted(data, files)
                 assert may_be_empty(wanted, cfg), str(error)
             return
     assert_same(rows, wanted)
-    assert counted == dropped
+    assert manifest.dropped == dropped
     if cfg.tokenization.stride in (None, cfg.preprocessing.max_length) and cfg.tokenization.kmer_stride != 1:
-        assert num_stored(rows) + sum(counts["bases"] for counts in counted.values()) == plan.num_bases
+        assert_every_base_is_counted(rows, manifest)
 
 
 @given(
@@ -150,7 +158,7 @@ def test_a_label_of_a_row_whose_last_token_is_cut_short(tmp_path):
         ),
         tokenization=TokenizationConfig(kind="kmer", kmer_size=4, stride=3), output=OutputConfig(path=str(tmp_path / "out")),
     )
-    rows, _, _ = run_in_process(cfg)
+    rows, _ = run_in_process(cfg)
     assert [(row.start, row.length, row.labels) for row in rows["train"]] == [(0, 8, ("end",)), (3, 4, ())]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hyena_glt.data.inputs import find_inputs
+from hyena_glt.config import GoTermsConfig, PreprocessingConfig, RegionsConfig, SplitConfig
+from hyena_glt.data.inputs import find_annotations, find_inputs, named_annotations
 from hyena_glt.errors import DataError
 
 
@@ -47,3 +48,20 @@ def test_nothing_found(tree, path, sentence):
     with pytest.raises(DataError) as caught:
         find_inputs((f"{tree}/b.fa", f"{tree}/{path}"))
     assert str(caught.value).startswith("preprocessing.input_path: no input in") and sentence in str(caught.value)
+
+
+def test_each_annotation_has_a_name_of_its_own_and_listed_bed_files_are_annotations(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.bed").write_text("chr1\t0\t5\n")
+    cfg = PreprocessingConfig(
+        select_regions=RegionsConfig(path=(f"{tmp_path}/a/x.bed", f"{tmp_path}/b/x.bed")),
+        split=SplitConfig(by="interval", val_intervals=f"{tmp_path}/b/x.bed", test_intervals=("chr1:7-9",)),
+    )
+    found = find_annotations(cfg)
+    assert found == {
+        "select_regions": [tmp_path / "a/x.bed", tmp_path / "b/x.bed"], "val_intervals": [tmp_path / "b/x.bed"],
+    }
+    assert list(named_annotations(found)) == ["select_regions 1: x.bed", "select_regions 2: x.bed", "val_intervals: x.bed"]
+    with pytest.raises(DataError, match=r"preprocessing.go_terms.path: no file 'gone\*.gaf'; check the path"):
+        find_annotations(PreprocessingConfig(sequence_type="protein", go_terms=GoTermsConfig(path="gone*.gaf")))

@@ -15,20 +15,21 @@ from hypothesis import strategies as st
 
 from hyena_glt.config import Config, OutputConfig, PreprocessingConfig, SplitConfig, TokenizationConfig
 from hyena_glt.config.preprocessing import LabelRegionsConfig, VariantsConfig, WeightRegionsConfig
-from hyena_glt.data import index, population
+from hyena_glt.data import population
 from hyena_glt.data.plan import prepare
 from hyena_glt.data.preprocess import read_genome
+from hyena_glt.data.resume import claim
 from hyena_glt.data.scratch import SCRATCH
 from hyena_glt.errors import ConfigError, DataError, HyenaError
 from tests.data.source_reference import (
     Feature,
-    LocalRows,
     Molecule,
+    assert_every_base_is_counted,
     assert_same,
     expected_rows,
     haplotype,
     input_records,
-    num_stored,
+    local_rows,
     run_in_process,
     write_annotation,
 )
@@ -162,14 +163,14 @@ def test_haplotypes_are_those_of_string_surgery(population_, data):
         if not keep:
             dropped["reference_records"] = {"records": 2, "bases": sum(map(len, contigs.values()))}
         try:
-            rows, counted, plan = run_in_process(cfg)
+            rows, manifest = run_in_process(cfg)
         except HyenaError as error:
             assert any(words in str(error) for words in NOTHING_LEFT), str(error)
             return
     assert_same(rows, wanted)
-    assert counted == dropped
-    assert {key: plan.variants[key] for key in COUNTED} == counts
-    assert num_stored(rows) + sum(reasons["bases"] for reasons in counted.values()) == plan.num_bases
+    assert manifest.dropped == dropped
+    assert {key: manifest.variants[key] for key in COUNTED} == counts
+    assert_every_base_is_counted(rows, manifest)
     assert_no_position_in_two_splits(rows, [*reference, *built])
 
 
@@ -194,7 +195,7 @@ def test_tails_are_the_same_stretch_of_the_reference_in_every_haplotype(populati
         paths = [vcf.write(folder / f"{number}.vcf", contigs) for number, vcf in enumerate(vcfs)]
         cfg = config(folder, paths, max_length=2, split=SplitConfig(by="tail", val=0.2, test=0.2), remove_duplicates=False)
         built, _ = slow_haplotypes(reference, vcfs, (), [])
-        rows, _, _ = run_in_process(cfg)
+        rows, _ = run_in_process(cfg)
     assert_no_position_in_two_splits(rows, [*reference, *built])
 
 
@@ -211,7 +212,7 @@ def small(folder: Path, **preprocessing: object) -> Config:
 
 def spelt(cfg: Config) -> dict[str, str]:
     """Source -> letters, of records of one window."""
-    rows, _, _ = run_in_process(cfg)
+    rows, _ = run_in_process(cfg)
     return {row.source: "".join("ACGT"[token - 5] for token in row.ids) for row in rows["train"]}
 
 
@@ -233,9 +234,10 @@ def test_a_haplotype_equal_to_the_reference_stays_where_the_reference_does_not(t
 def test_haplotypes_that_stand_are_not_built_again(tmp_path):
     cfg = small(tmp_path)
     run = prepare(cfg, lambda *_: None)
+    claim(run.output, run.destination, run.identity)
 
     def scratch() -> dict[str, int]:
-        with mock.patch.object(index, "task_rows", LocalRows), mock.patch.object(population, "task_rows", LocalRows):
+        with local_rows():
             genome = read_genome(run, lambda *_: None)
         assert genome.variants["applied"] == 4
         return {str(path): path.stat().st_mtime_ns for path in (tmp_path / "out" / SCRATCH).rglob("*") if path.is_file()}
