@@ -41,6 +41,7 @@ check: .venv/.installed  ## lint, and types where they are complete
 
 long: ecoli ecoli-masked protein  ## longer runs and benchmarks; their logs are committed under tests/benchmarks/results
 	$(BIN)/python tests/benchmarks/operators_cpu.py
+	$(BIN)/python tests/benchmarks/fuzz_inputs.py 10000
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -203,11 +203,11 @@ class PreprocessingConfig:
             (0 <= self.soft_masked_weight <= MAX_WEIGHT, f"soft_masked_weight must lie between 0 and {MAX_WEIGHT}"),
             (
                 not (self.variants and self.split.by == "file"),
-                "split.by: file would put haplotypes of one stretch into different splits; take interval, chromosome or record",
+                "split: `by: file` would put haplotypes of one stretch into different splits; take interval, chromosome or record",
             ),
             (
                 not (self.variants and self.variants.regions and self.variants.keep_reference and self.split.by == "tail"),
-                "split.by: the tail of a region lies in the midst of the reference; take interval, or set variants.keep_reference to false",
+                "split: the tail of a region lies in the midst of the reference; take interval, or set variants.keep_reference to false",
             ),
             *(unused(self, "with `filter_n_bases: false`, which keeps all", "max_ambiguous_fraction") if not self.filter_n_bases else ()),
             *(unused(self, f"with `soft_masked: {self.soft_masked}`", "soft_masked_weight") if self.soft_masked != "weight" else ()),

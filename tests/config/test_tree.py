@@ -144,15 +144,17 @@ from hyena_glt.errors import ConfigError
         ),
         (
             "preprocessing.variants.path=a.vcf preprocessing.split.by=file",
-            "preprocessing.split.by: file would put haplotypes of one stretch into different splits; take interval, chromosome or record",
+            "preprocessing.split: `by: file` would put haplotypes of one stretch into different splits; take interval, chromosome or record",
         ),
         (
-            "preprocessing.variants={path: a.vcf, regions: [chr1:1-9]} preprocessing.split.by=tail",
-            "preprocessing.split.by: the tail of a region lies in the midst of the reference; take interval, "
+            "preprocessing.variants.path=a.vcf preprocessing.variants.regions=[chr1:1-9] preprocessing.split.by=tail",
+            "preprocessing.split: the tail of a region lies in the midst of the reference; take interval, "
             "or set variants.keep_reference to false",
         ),
-        ("preprocessing.weight_regions={path: a.bed, weight: 1e9}", "preprocessing.weight_regions.weight must lie between 0 and 1000, "
-         "got 1000000000.0"),
+        (
+            "preprocessing.weight_regions.path=a.bed preprocessing.weight_regions.weight=1e9",
+            "preprocessing.weight_regions.weight must lie between 0 and 1000, got 1000000000.0",
+        ),
         ("data.mixture_weights=[1,2]", "data.mixture_weights needs one number for each of the 1 train_path, got 2"),
         ("data.reverse_complement=1.5", "data.reverse_complement must lie between 0 and 1, got 1.5"),
         ("data.sequence_length=2048", "data.sequence_length (2048) must be at most model.max_position_embeddings (1024)"),
