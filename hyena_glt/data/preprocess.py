@@ -33,7 +33,7 @@ from .resume import discard, sections
 from .scratch import SCRATCH
 from .shards import Written, written
 from .single_files import converted_splits
-from .stages import quiet_ray_data, results, task_rows
+from .stages import ray_data_context, results, task_rows
 from .storage import Url, upload
 from .verify import file_sha256
 
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 def plan_only(run: Run, on_progress: OnProgress) -> DataPlan:
     """Read the inputs, check every letter and plan the run; what it takes stands in a temporary folder, nothing is left."""
     beside = next(folder for folder in run.output.parents if folder.is_dir())
-    with quiet_ray_data(), TemporaryDirectory(prefix=".hyena-glt-dry-run-", dir=beside) as folder:
+    with ray_data_context(), TemporaryDirectory(prefix=".hyena-glt-dry-run-", dir=beside) as folder:
         scratch = replace(run, output=Path(folder), destination=Path(folder))
         (scratch.output / SCRATCH).mkdir()
         plan = make_plan(scratch, read_genome(scratch, on_progress), on_progress)
@@ -60,7 +60,7 @@ def preprocess(run: Run, on_progress: OnProgress) -> Manifest:
     was written is removed then, so that corrected settings can use the folder. After any other failure the same call goes on.
     """
     try:
-        with quiet_ray_data():
+        with ray_data_context():
             return write(run.cfg, make_plan(run, read_genome(run, on_progress), on_progress), on_progress)
     except (ConfigError, DataError):
         discard(run.output, run.destination)

@@ -64,18 +64,26 @@ def _original(error: RayTaskError) -> Exception:
 
 
 @contextmanager
-def quiet_ray_data() -> Iterator[None]:
-    """Keep Ray Data's bars and log off the terminal (its log files stay), and let a stage's own exceptions through."""
+def ray_data_context() -> Iterator[None]:
+    """Keep Ray Data's bars and log off the terminal (its log files stay), let a stage's own exceptions through, and use all CPUs."""
     context = ray.data.DataContext.get_current()
-    before = context.enable_progress_bars, context.raise_original_map_exception
+    wanted = {
+        "enable_progress_bars": False,
+        "raise_original_map_exception": True,
+        # Reserving resources for an operator, Ray Data 2.60 grants a stage one CPU until its autoscaler has answered, seconds later.
+        "op_resource_reservation_enabled": False,
+    }
+    before = {name: getattr(context, name) for name in wanted}
     on_terminal = [h for h in logging.getLogger("ray.data").handlers if type(h).__name__ == "PlainRayHandler"]
     levels = [handler.level for handler in on_terminal]
-    context.enable_progress_bars, context.raise_original_map_exception = False, True
+    for name, value in wanted.items():
+        setattr(context, name, value)
     for handler in on_terminal:
         handler.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        context.enable_progress_bars, context.raise_original_map_exception = before
+        for name, value in before.items():
+            setattr(context, name, value)
         for handler, level in zip(on_terminal, levels, strict=True):
             handler.setLevel(level)

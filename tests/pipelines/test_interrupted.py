@@ -16,13 +16,14 @@ import pytest
 import ray
 
 from hyena_glt.config import load_config
+from hyena_glt.data import index
 from hyena_glt.data.manifest import MANIFEST, read_manifest
 from hyena_glt.data.plan import prepare
 from hyena_glt.data.resume import IDENTITY, claim
 from hyena_glt.data.scratch import SCRATCH
 from hyena_glt.data.storage import Url, remove_folder, size
 from hyena_glt.data.verify import verify
-from hyena_glt.errors import DataError
+from hyena_glt.errors import ConfigError, DataError
 from pipelines.preprocess import preprocess
 from tests.data import test_storage
 from tests.data.test_fasta import bgzip
@@ -76,6 +77,8 @@ def test_killed_again_and_again(folder: Path) -> None:
         assert damage or shards == num_shards  # the last is a race with the manifest, which may be lost
         kept = {path: path.stat().st_ino for path in output.glob("[!.]*/*.parquet")}
         assert len(kept) >= shards
+    with pytest.raises(ConfigError, match="is the output folder of another run"):
+        preprocess(load_config(None, [*given, "output.compress=false"]))
     preprocess(load_config(None, given))
     assert contents(output) == whole and verify(output) == []
     assert all(path.stat().st_ino == inode for path, inode in kept.items()), "what was written was written again"
@@ -232,3 +235,11 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(folder: Path) -> None:
         assert {"weights", "labels"} < set(read_manifest(folder / "out").columns)
         assert contents(folder / "out") == two
         shutil.rmtree(folder / "out")
+
+
+def test_the_bytes_do_not_depend_on_the_parts_that_files_are_read_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "in/yeast.fa").write_bytes(gzip.decompress((YEAST / "SmikIFO1815_1.fna.gz").read_bytes()))
+    given = settings(folder, folder / "out", "preprocessing.soft_masked=weight", "tokenization.stride=128")
+    whole = unbroken(given, folder / "out")
+    monkeypatch.setattr(index, "PART_BYTES", 7_001)
+    assert unbroken(given, folder / "out") == whole

@@ -1,15 +1,11 @@
-"""Preprocessing on Ray: real genomes against the definition, bad input, and folders of finished, interrupted and other runs."""
+"""Preprocessing on Ray: real genomes against the definition, bad input, and folders of finished and other runs."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +17,6 @@ import ray
 from hyena_glt.config import Config, OutputConfig, PreprocessingConfig, SplitConfig, TokenizationConfig, dump_config
 from hyena_glt.data import dedup
 from hyena_glt.data.manifest import read_manifest
-from hyena_glt.data.plan import prepare
-from hyena_glt.data.resume import claim
 from hyena_glt.errors import ConfigError, DataError, HyenaError
 from hyena_glt.tokenizers import load_tokenizer
 from pipelines._ray import start_ray
@@ -151,69 +145,6 @@ def test_an_output_folder_of_another_run_is_refused_naming_the_keys(folder):
 def test_a_folder_that_holds_something_else_is_refused(folder):
     with pytest.raises(ConfigError, match="in holds lambda.fa.gz, phix.fa, phix_again.fna.bgz, which no preprocessing run wrote"):
         preprocess(settings(folder / "in", folder / "in"))
-
-
-DRIVER = """
-import sys
-from hyena_glt.config import load_config
-from pipelines.preprocess import preprocess
-preprocess(load_config(sys.argv[1]))
-"""
-
-
-def start_driver(cfg: Config) -> subprocess.Popen:
-    """The same run in a process of its own, on this session's Ray."""
-    path = Path(str(cfg.output.path)).parent / "config.yaml"
-    path.write_text(dump_config(replace(cfg, cluster=replace(cfg.cluster, address=ray.get_runtime_context().gcs_address))))
-    return subprocess.Popen([sys.executable, "-c", DRIVER, str(path)], start_new_session=True, stderr=subprocess.DEVNULL)
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_and_gives_the_same_bytes(folder):
-    cfg = settings(folder / "in", folder / "out", max_length=32, chunk_size=8)
-    driver = start_driver(cfg)
-    while driver.poll() is None and not any(folder.glob("out/train/*.parquet")):
-        time.sleep(0.002)
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.wait()
-    time.sleep(0.5)  # Ray ends the tasks of a driver that is gone
-    assert not (folder / "out/manifest.json").exists()
-    kept = {path: path.stat().st_ino for path in folder.glob("out/train/*.parquet")}
-    with pytest.raises(ConfigError, match="is the output folder of another run"):
-        preprocess(replace(cfg, output=replace(cfg.output, compress=False)))
-    preprocess(cfg)
-    assert kept and all(path.stat().st_ino == inode for path, inode in kept.items())  # what was written is not written again
-    resumed = files_of(folder / "out")
-    shutil.rmtree(folder / "out")
-    preprocess(cfg)
-    assert files_of(folder / "out") == resumed
-    assert len(resumed) > 150
-
-
-@pytest.mark.slow
-def test_one_worker_gives_the_same_bytes_as_two(folder):
-    cfg = settings(folder / "in", folder / "out", max_length=64)
-    preprocess(cfg)
-    two = files_of(folder / "out")
-    shutil.rmtree(folder / "out")
-    alone = replace(cfg, cluster=replace(cfg.cluster, address="local", num_cpus=1))
-    path = folder / "config.yaml"
-    path.write_text(dump_config(alone))
-    subprocess.run([sys.executable, "-c", DRIVER, str(path)], check=True, stderr=subprocess.DEVNULL)
-    assert files_of(folder / "out") == two
-
-
-def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(folder):
-    cfg = settings(folder / "in/phix.fa", folder / "out")
-    run = prepare(cfg, lambda *_: None)
-    claim(run.output, run.destination, run.identity)
-    unfinished = folder / "out/.preprocess/bases/00000.unfinished"
-    unfinished.parent.mkdir()
-    unfinished.symlink_to("/dev/full")
-    with pytest.raises(DataError, match=r"could not be read or written \(.*No space left on device.*\); when that is cured"):
-        preprocess(cfg)
-    unfinished.unlink()
-    assert preprocess(cfg)["splits"]["train"]["rows"] > 0
 
 
 BAD_INPUT = {
