@@ -75,14 +75,14 @@ def open_batches(cfg: Config) -> TrainingBatches:
 def draw(training: TrainingBatches, micro_step: int) -> Drawn:
     """The rows of a micro-step, and how they were augmented."""
     positions = training.part.positions(micro_step)
-    domains, numbers = training._stream.rows(positions)
+    domains, numbers = training.stream.rows(positions)
     shifts, turned = np.zeros(len(positions), np.int64), np.zeros(len(positions), bool)
     if training.augmentation is not None:
         shifts, turned = training.augmentation.draw(positions)
         # A row that does not go on stays where it is.
         moved = training.mixture.tokens(domains, numbers, shifts).ids != training.mixture.tokens(domains, numbers).ids
         shifts = np.where(moved.any(axis=1), shifts, 0)
-    return Drawn(domains, numbers, shifts, turned, training._read(domains, numbers, positions).ids)
+    return Drawn(domains, numbers, shifts, turned, training.read(domains, numbers, positions).ids)
 
 
 def marks(tokenizer: Tokenizer, ids: np.ndarray, inputs: np.ndarray, targets: np.ndarray) -> str:

@@ -102,20 +102,20 @@ class TrainingBatches(Dataset):
     part: Slice
     shuffle_row_groups: int
     augmentation: Augmentation | None = None
-    _stream: Stream = field(init=False)
+    stream: Stream = field(init=False)
 
     def __post_init__(self) -> None:
         sizes = [rows.group_sizes() for rows in self.mixture.rows]
-        self._stream = Stream(sizes, self.mixture.shares, seed=self.seed, window_groups=self.shuffle_row_groups)
+        self.stream = Stream(sizes, self.mixture.shares, seed=self.seed, window_groups=self.shuffle_row_groups)
 
     def __getitem__(self, micro_step: int) -> Batch:
         positions = self.part.positions(micro_step)
-        domains, numbers = self._stream.rows(positions)
-        rows = self._read(domains, numbers, positions)
+        domains, numbers = self.stream.rows(positions)
+        rows = self.read(domains, numbers, positions)
         rngs = [np.random.default_rng([self.seed, int(p)]) for p in positions]
         return Batch.of(self.objective(rows.ids, rngs, rows.weights), domains, len(self.mixture.rows))
 
-    def _read(self, domains: np.ndarray, numbers: np.ndarray, positions: np.ndarray) -> TokenRows:
+    def read(self, domains: np.ndarray, numbers: np.ndarray, positions: np.ndarray) -> TokenRows:
         """The rows as the model shall see them, [B, width]."""
         if self.augmentation is None:
             rows = self.mixture.tokens(domains, numbers)

@@ -144,7 +144,8 @@ from hyena_glt.errors import ConfigError
         ),
         (
             "preprocessing.variants.path=a.vcf preprocessing.split.by=file",
-            "preprocessing.split: `by: file` would put haplotypes of one stretch into different splits; take interval, chromosome or record",
+            "preprocessing.split: `by: file` would put haplotypes of one stretch into different splits; "
+            "take interval, chromosome or record",
         ),
         (
             "preprocessing.variants.path=a.vcf preprocessing.variants.regions=[chr1:1-9] preprocessing.split.by=tail",

@@ -40,7 +40,8 @@ def test_a_recursive_glob(tree):
     [
         ("missing.fa", "missing.fa': no such file or folder"),
         ("*.fastq", "*.fastq': no such file or folder"),
-        ("empty", "nothing there has the name of a FASTA or structure file (.fa .fasta .fna .ffn .frn .faa .pdb .ent .cif .mmcif, also with .gz or .bgz)"),
+        ("empty", "nothing there has the name of a FASTA or structure file "
+         "(.fa .fasta .fna .ffn .frn .faa .pdb .ent .cif .mmcif, also with .gz or .bgz)"),
     ],
 )
 def test_nothing_found(tree, path, sentence):
