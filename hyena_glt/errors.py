@@ -19,6 +19,10 @@ class DataError(HyenaError):
     """Input sequences or preprocessed data that cannot be used as they are."""
 
 
+class StorageError(DataError):
+    """A file or object that could not be read or written this time (a full disk, a store that is silent); what was written stays."""
+
+
 class CheckpointError(HyenaError):
     """A run folder or checkpoint that is damaged or belongs to something else."""
 

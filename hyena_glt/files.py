@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import StorageError
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
@@ -17,6 +21,30 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A hidden name beside `path` to write to; it becomes `path` when the block ends well, else it goes. Errors as `naming` gives them."""
+    unfinished = unfinished_name(path)
+    try:
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield unfinished
+            unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A StorageError for an OSError inside: which file it was, that which the system names or else `path`, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else f"{error}: is the disk full?"
+        place = error.filename or path
+        raise StorageError(f"{place}: could not be read or written ({reason}); when that is cured, the same command goes on") from error
 
 
 def unfinished_name(path: Path) -> Path:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..dna import SequenceType
-from ..files import unfinished_name
+from ..files import appearing
 from .blocks import Block, blocks_of, drop_reasons
 from .job import Job, Task
 from .scratch import SCRATCH
@@ -72,10 +72,8 @@ def sign_windows(search: Search, job: Job, task: Task) -> Signatures:
 
 def save_array(path: Path, array: np.ndarray) -> None:
     """Under a temporary name, then renamed: a file that is there is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with unfinished_name(path).open("wb") as file:
+    with appearing(path) as unfinished, unfinished.open("wb") as file:
         np.save(file, array)
-    unfinished_name(path).replace(path)
 
 
 def save_signatures(search: Search, task: Task, signed: Signatures) -> None:

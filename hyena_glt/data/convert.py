@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import DataError
-from ..files import unfinished_name
+from ..files import appearing
 from ..tokenizers import load_tokenizer
 from ..tokenizers.base import PAD
 from . import hdf5, parquet
@@ -81,28 +81,19 @@ def _write_hdf5(
             tokens += _num_tokens(table, rows.dtype)
             yield number, table
 
-    unfinished = unfinished_name(path)
-    hdf5.write(unfinished, rows, num_rows, counted(), manifest=manifest, compress=compress)
-    return _finished(unfinished, path, path.name, num_rows, tokens)
+    with appearing(path) as unfinished:
+        hdf5.write(unfinished, rows, num_rows, counted(), manifest=manifest, compress=compress)
+    return Shard(path=path.name, rows=num_rows, tokens=tokens, size=path.stat().st_size, sha256=file_sha256(path))
 
 
 def _write_parquet(target: Path, name: str, tables: Iterator[pa.Table], rows: RowFormat, *, compress: bool) -> Shard:
     path, num_rows, tokens = target / name, 0, 0
-    path.parent.mkdir(exist_ok=True)
-    unfinished = unfinished_name(path)
-    with parquet.writer(unfinished, rows.schema, compress=compress) as writer:
+    with appearing(path) as unfinished, parquet.writer(unfinished, rows.schema, compress=compress) as writer:
         for table in tables:
             writer.write_table(table, row_group_size=table.num_rows)
             num_rows, tokens = num_rows + table.num_rows, tokens + _num_tokens(table, rows.dtype)
-    return _finished(unfinished, path, name, num_rows, tokens)
+    return Shard(path=name, rows=num_rows, tokens=tokens, size=path.stat().st_size, sha256=file_sha256(path))
 
 
 def _num_tokens(table: pa.Table, dtype: np.dtype) -> int:
     return int(np.count_nonzero(unpack(table["input_ids"], dtype) != PAD))
-
-
-def _finished(unfinished: Path, path: Path, name: str, rows: int, tokens: int) -> Shard:
-    """Give a whole file its name."""
-    shard = Shard(path=name, rows=rows, tokens=tokens, size=unfinished.stat().st_size, sha256=file_sha256(unfinished))
-    unfinished.replace(path)
-    return shard

@@ -16,6 +16,7 @@ import ray
 import ray.data
 
 from .blocks import Block, blocks_of, drop_reasons
+from .comparison import save_array
 from .job import Job, Task
 from .scratch import SCRATCH, bases_file
 from .stages import BLOCK_BASES, Row, result_tables, results, task_rows
@@ -86,9 +87,7 @@ def repeated_windows(job: Job, tasks: list[Task], done: Callable[[Task], None]) 
     num_buckets = -(-sum(task.last - task.first for task in tasks) // WINDOWS_PER_BUCKET)
     files = [str(hash_file(job, task)) for task in tasks]
     repeats = np.sort(np.concatenate([np.empty(0, np.int64), *_repeats(files, num_buckets)]))
-    unfinished = stored.with_suffix(".unfinished.npy")
-    np.save(unfinished, repeats)
-    unfinished.replace(stored)
+    save_array(stored, repeats)
     return repeats
 
 
@@ -109,10 +108,7 @@ def store_hashes(job: Job, task: Task) -> None:
     if target.exists():
         return
     hashes = [_hashes(block.take(~np.any(list(drop_reasons(block, job.filters).values()), axis=0))) for block in blocks_of(job, task)]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_suffix(".unfinished.npy")
-    np.save(unfinished, np.concatenate(hashes))
-    unfinished.replace(target)
+    save_array(target, np.concatenate(hashes))
 
 
 def _hashes(block: Block) -> np.ndarray:

@@ -17,6 +17,7 @@ quicker to read; on 6-mers 0.26, 0.26 and 0.31. So gzip 1, which every HDF5 libr
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,13 +144,34 @@ def write(path: Path, rows: RowFormat, num_rows: int, groups: Iterable[tuple[int
 
     The same rows give the same bytes.
     """
-    file = _h5py(path).File(path, "w", libver=("v110", "v110"), rdcc_nbytes=CACHE_BYTES, track_order=False)
-    with file:
-        file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION})
-        writer = _Writer(file, rows, num_rows, compress=compress)
-        for shard, table in groups:
-            writer.append(shard, table)
-        writer.finish(manifest)
+    h5 = _h5py(path)
+    with _Sink(path, "w+") as sink:
+        with h5.File(sink, "w", libver=("v110", "v110"), rdcc_nbytes=CACHE_BYTES, track_order=False) as file:
+            file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION})
+            writer = _Writer(file, rows, num_rows, compress=compress)
+            for shard, table in groups:
+                writer.append(shard, table)
+                if sink.error:
+                    break
+            else:
+                writer.finish(manifest)
+        if sink.error:
+            raise sink.error
+
+
+class _Sink(io.FileIO):
+    """A file whose first error is kept for later: HDF5 loses those of closing, and a process in which one happened ends in a crash."""
+
+    error: OSError | None = None
+
+    def write(self, content: memoryview) -> int:
+        left = content
+        try:
+            while left and not self.error:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = error
+        return content.nbytes
 
 
 class _Writer:

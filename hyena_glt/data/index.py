@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import ray.data
 
 from ..dna import SequenceType
+from ..files import appearing, naming
+from .comparison import save_array
 from .fasta import Contents, Record, Span, is_compressed, read_fasta, refuse_repeated_names
 from .inputs import STRUCTURES
 from .scratch import SCRATCH, bases_file, lower_case_file
@@ -72,9 +74,8 @@ def index_records(
     pieces = _gather(pieces_of(task_rows(part._asdict() for part in parts), sequence_type, output, find_lower_case), inputs, on_progress)
     records = join_parts(pieces, inputs)
     put_together(pieces, output, find_lower_case)
-    unfinished = stored.with_suffix(".unfinished")
-    pq.write_table(records, unfinished)
-    unfinished.replace(stored)
+    with appearing(stored) as unfinished:
+        pq.write_table(records, unfinished)
     return records
 
 
@@ -98,15 +99,13 @@ def index_part(part: pa.Table, *, sequence_type: SequenceType, output: Path, fin
     """What one part (a table of one row) has of records, in order; its clean letters are written and renamed."""
     number, index, text, start, end = Part(**part.to_pylist()[0])
     path, target = location(text), _part_file(output, number, index)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_suffix(".unfinished").open("wb", buffering=0) as sink:
+    with appearing(target) as unfinished, unfinished.open("wb") as sink:
         if path.name.lower().endswith(STRUCTURES):
             contents = read_structure_file(path, sequence_type, sink)
         else:
             contents = read_fasta(path, sequence_type, sink, span=Span(start, end) if end else None, find_lower_case=find_lower_case)
     if find_lower_case:
-        np.save(target.with_suffix(".lower.npy"), contents.lower_case)
-    target.with_suffix(".unfinished").replace(target)
+        save_array(_lower_case_of(target), contents.lower_case)
     rows = [{"file": number, "part": index, **record._asdict()} for record in contents.records]
     # A part without a base or a header, inside a line as long as the file, is a row too: it has been read.
     return pa.Table.from_pylist(rows or [{"file": number, "part": index, "name": "", "offset": 0, "length": 0, "header": 0}], schema=PARTS)
@@ -115,6 +114,11 @@ def index_part(part: pa.Table, *, sequence_type: SequenceType, output: Path, fin
 def _part_file(output: Path, number: int, part: int) -> Path:
     """The clean letters of a part; those of the first become the file's."""
     return bases_file(output, number).with_suffix(f".part{part}") if part else bases_file(output, number)
+
+
+def _lower_case_of(part: Path) -> Path:
+    """Its lower-case stretches, [K, 2] in bases of the part."""
+    return part.with_name(f"{part.name}.stretches.npy")
 
 
 def join_parts(pieces: pa.Table, inputs: Mapping[str, Location]) -> pa.Table:
@@ -140,15 +144,15 @@ def put_together(pieces: pa.Table, output: Path, find_lower_case: bool) -> None:
         for part in range(last + 1):
             begin = target.stat().st_size if part else 0
             if find_lower_case:
-                lower_case.append(np.load(_part_file(output, number, part).with_suffix(".lower.npy")) + begin)
+                lower_case.append(np.load(_lower_case_of(_part_file(output, number, part))) + begin)
             if part:
                 _append(_part_file(output, number, part), target)
         if find_lower_case:
-            np.save(lower_case_file(output, number), np.concatenate(lower_case))
+            save_array(lower_case_file(output, number), np.concatenate(lower_case))
 
 
 def _append(part: Path, target: Path) -> None:
-    with part.open("rb") as source, target.open("ab") as sink:
+    with naming(target), part.open("rb") as source, target.open("ab") as sink:
         shutil.copyfileobj(source, sink, COPY_BYTES)
     part.unlink()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -105,7 +106,7 @@ def _work_folder(scratch_path: str | None, destination: Location) -> Path:
     """The local folder of a run: apart for each object store's output, so that a stopped run is found again."""
     if isinstance(destination, Path):
         return destination
-    return Path(os.path.abspath(scratch_path or ".hyena-glt")) / str(destination).strip("/").replace("://", "/").replace("/", "_")
+    return Path(os.path.abspath(scratch_path or ".hyena-glt")) / quote(str(destination), safe="")
 
 
 def _check_settings(cfg: Config, span: int) -> Cut:

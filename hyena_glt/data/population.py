@@ -19,7 +19,7 @@ import ray.data
 from ..config.preprocessing import VariantsConfig
 from ..config.settings import suggest
 from ..errors import ConfigError, DataError
-from ..files import atomic_write
+from ..files import appearing, atomic_write, naming
 from .coordinates import save_lift
 from .index import RECORDS
 from .manifest import canonical_json
@@ -154,7 +154,8 @@ def build_block(row: Row, *, output: Path) -> Row:
         numbers = _file_numbers(block, found.carried)
         records = [_store(output, number, block, reference, region, found.edits_of(*key)) for key, number in numbers.items()]
         _report(output, block).parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(_report(output, block), canonical_json({"records": records, "counts": asdict(found.counts)}))
+        with naming(_report(output, block)):
+            atomic_write(_report(output, block), canonical_json({"records": records, "counts": asdict(found.counts)}))
     return row
 
 
@@ -170,11 +171,10 @@ def _file_numbers(block: SampleBlock, carried: Mapping[tuple[str, int], np.ndarr
 def _store(output: Path, number: int, block: SampleBlock, reference: np.ndarray, region: Region, edits: Edits) -> dict[str, object]:
     """Write the letters of one haplotype and its lift; the fields of its record."""
     target, length = bases_file(output, number), 0
-    with target.with_suffix(".unfinished").open("wb", buffering=0) as sink:
+    with appearing(target) as unfinished, unfinished.open("wb") as sink:
         for piece in apply_edits(reference, region, edits):
             sink.write(piece.data)
             length += len(piece)
-    target.with_suffix(".unfinished").replace(target)
     save_lift(output, number, Lift.through(region, edits))
     return {"file": number, "name": block.record, "contig": block.contig, "offset": 0, "length": length}
 

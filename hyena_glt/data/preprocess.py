@@ -20,7 +20,7 @@ import ray
 
 from ..config.preprocessing import PreprocessingConfig, SplitConfig, VariantsConfig
 from ..config.tree import Config
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, StorageError
 from .dedup import record_digests, repeated_records, repeated_windows
 from .index import OnProgress, index_records, join, with_places
 from .job import Job, Task
@@ -62,6 +62,8 @@ def preprocess(run: Run, on_progress: OnProgress) -> Manifest:
     try:
         with ray_data_context():
             return write(run.cfg, make_plan(run, read_genome(run, on_progress), on_progress), on_progress)
+    except StorageError:
+        raise
     except (ConfigError, DataError):
         discard(run.output, run.destination)
         raise

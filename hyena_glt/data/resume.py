@@ -47,11 +47,21 @@ def claim(output: Path, destination: Location, wanted: Mapping[str, object]) -> 
     """
     manifest = refuse_other_run(output, destination, wanted)
     if manifest:
-        shutil.rmtree(output / SCRATCH, ignore_errors=True)
+        shutil.rmtree(output if isinstance(destination, Url) else output / SCRATCH, ignore_errors=True)
         return manifest
+    if not (output / SCRATCH / IDENTITY).exists():  # killed before it was written, or while it went
+        shutil.rmtree(output / SCRATCH, ignore_errors=True)
+    for half_written in hidden_files(output):
+        half_written.unlink()
     (output / SCRATCH).mkdir(parents=True, exist_ok=True)
     atomic_write(output / SCRATCH / IDENTITY, canonical_json(wanted))
     return None
+
+
+def hidden_files(output: Path) -> list[Path]:
+    """What a killed process was writing (see `files.unfinished_name`): in the output folder itself, and below the scratch folder."""
+    scratch = output / SCRATCH
+    return [*output.glob(".*.json.*"), *output.glob(".*.h5.*"), *scratch.rglob(".*"), *scratch.glob("*.parquet.*")]
 
 
 def refuse_other_run(output: Path, destination: Location, wanted: Mapping[str, object]) -> Manifest | None:
@@ -63,7 +73,7 @@ def refuse_other_run(output: Path, destination: Location, wanted: Mapping[str, o
         return manifest
     if (output / SCRATCH / IDENTITY).exists():
         _refuse_difference(destination, json.loads((output / SCRATCH / IDENTITY).read_text()), wanted)
-    elif is_folder(destination) and (names := names_in(destination)):
+    elif is_folder(destination) and (names := {*names_in(destination)} - {SCRATCH, *(path.name for path in hidden_files(output))}):
         raise ConfigError(
             f"output.path: {destination} holds {', '.join(sorted(names)[:5])}, which no preprocessing run wrote; name a new or empty folder"
         )
@@ -94,9 +104,10 @@ def _value(settings: Mapping[str, object], key: str) -> str:
 
 def discard(output: Path, destination: Location) -> None:
     """Remove what an unfinished run wrote, so that corrected settings or inputs may use the folder."""
-    for name in (SCRATCH, *SPLITS):
-        shutil.rmtree(output / name, ignore_errors=True)
-    for leftover in (output / TOKENIZER, *output.glob("*.h5"), *output.glob(".*.h5.*")):
-        leftover.unlink(missing_ok=True)
     if isinstance(destination, Url):
         remove_folder(destination)
+    for name in SPLITS:
+        shutil.rmtree(output / name, ignore_errors=True)
+    for leftover in (output / TOKENIZER, *output.glob("*.h5"), *hidden_files(output)):
+        leftover.unlink(missing_ok=True)
+    shutil.rmtree(output / SCRATCH, ignore_errors=True)  # last, because it says whose the rest is

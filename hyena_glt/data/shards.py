@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from ..files import atomic_write
+from ..files import atomic_write, naming
 from ..tokenizers import Tokenizer
 from ..tokenizers.base import PAD
 from . import parquet
@@ -59,7 +59,8 @@ def write_task(row: Row, *, job: ray.ObjectRef) -> Row:
     record = (shared.output / SCRATCH / "written" / task.name).with_suffix(".json")
     if not (record.exists() and _still_there(shared, Written.from_json(record.read_text()).shard)):
         record.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(record, canonical_json(asdict(_deliver(shared, write_shard(shared, task)))))
+        with naming(shared.shards / f"{task.name}.parquet"):
+            atomic_write(record, canonical_json(asdict(_deliver(shared, write_shard(shared, task)))))
     return {**row, "written": record.read_text()}
 
 

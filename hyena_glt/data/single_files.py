@@ -9,7 +9,7 @@ from pathlib import Path
 import ray
 import ray.data
 
-from ..files import atomic_write
+from ..files import atomic_write, naming
 from .convert import write_split
 from .job import Job
 from .manifest import Manifest, Shard, SplitManifest, canonical_json
@@ -41,8 +41,9 @@ def convert_split(row: Row, *, job: ray.ObjectRef, manifest: ray.ObjectRef) -> R
         if isinstance(shared.destination, Url):
             upload(shared.output / summed.shards[0].path, shared.destination / summed.shards[0].path)
             (shared.output / summed.shards[0].path).unlink()
-        record.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(record, canonical_json(asdict(summed)))
+        with naming(record):
+            record.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(record, canonical_json(asdict(summed)))
     return row
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 from fsspec.utils import glob_translate
 from pyarrow import fs
 
-from ..errors import DataError
+from ..errors import DataError, StorageError
 from ..files import atomic_write, unfinished_name
 
 SCHEMES = {"s3": "allow_delayed_open=true", "gs": "retry_limit_seconds=30"}
@@ -90,7 +90,7 @@ def location(path: str | Location) -> Location:
 
 
 def open_filesystem(path: str | Location) -> tuple[fs.FileSystem, str]:
-    """(filesystem, path in it) of a local path or URL. DataError for a store that cannot be reached, as for all that follows."""
+    """(filesystem, path in it) of a local path or URL. StorageError for a store that cannot be reached, as for all that follows."""
     place = location(path)
     if isinstance(place, Path):
         return fs.LocalFileSystem(), os.path.abspath(place)
@@ -107,16 +107,16 @@ def _bucket_filesystem(scheme: str, bucket: str, settings: tuple[tuple[str, str]
 
 @contextmanager
 def _store_errors(url: Url) -> Iterator[None]:
-    """FileNotFoundError for an object that is not there; DataError, with what to do, for everything else that a store may answer."""
+    """FileNotFoundError for an object that is not there; StorageError, with what to do, for everything else that a store may answer."""
     try:
         yield
     except FileNotFoundError:
         if open_filesystem(url)[0].get_file_info(url.bucket).type == fs.FileType.NotFound:
-            raise DataError(f"{url}: {NO_BUCKET}") from None
+            raise StorageError(f"{url}: {NO_BUCKET}") from None
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(url)) from None
     except (pa.ArrowException, OSError) as error:
         advice = next((advice for code, advice in ADVICE.items() if re.search(code, str(error))), "the store refused")
-        raise DataError(f"{url}: {advice} ({first_line(error)})") from error
+        raise StorageError(f"{url}: {advice} ({first_line(error)})") from error
 
 
 def first_line(error: Exception) -> str:
@@ -231,7 +231,7 @@ def upload(file: Path, to: Url) -> None:
     with file.open("rb") as source, _store_errors(to), store.open_output_stream(key, compression=None) as sink:
         shutil.copyfileobj(source, sink, COPY_BYTES)
     if size(to) != file.stat().st_size:
-        raise DataError(f"{to}: holds {size(to)} bytes after {file} with {file.stat().st_size} was stored; run the same command again")
+        raise StorageError(f"{to}: holds {size(to)} bytes after {file} with {file.stat().st_size} was stored; run the same command again")
 
 
 def download(url: Url, to: Path) -> None:
