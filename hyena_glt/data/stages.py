@@ -28,7 +28,7 @@ def task_rows(tasks: Iterable[Row], *, bases: int | None = None) -> ray.data.Dat
     With `bases`, the work of all tasks, small ones share a block: each block costs Ray some milliseconds.
     """
     rows = list(tasks)
-    wanted = len(rows) if bases is None else max(2 * int(ray.cluster_resources().get("CPU", 1)), -(-bases // BLOCK_BASES))
+    wanted = len(rows) if bases is None else max(4 * int(ray.cluster_resources().get("CPU", 1)), -(-bases // BLOCK_BASES))
     return ray.data.from_items(rows, override_num_blocks=max(1, min(len(rows), wanted, MAX_BLOCKS)))
 
 
