@@ -39,9 +39,10 @@ check: .venv/.installed  ## lint, and types where they are complete
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-long: ecoli ecoli-masked protein  ## longer runs and benchmarks; their logs are committed under tests/benchmarks/results
+long: data/genomes/ecoli_K12_MG1655.fa.gz ecoli ecoli-masked protein  ## longer runs and benchmarks; their logs are committed under tests/benchmarks/results
 	$(BIN)/python tests/benchmarks/operators_cpu.py
 	$(BIN)/python tests/benchmarks/fuzz_inputs.py 10000
+	$(BIN)/python tests/long/kill_preprocessing.py $< --set tokenization.stride=2 output.chunk_size=20000
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

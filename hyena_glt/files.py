@@ -25,7 +25,10 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """A hidden name beside `path` to write to; it becomes `path` when the block ends well, else it goes. Errors as `naming` gives them."""
+    """A hidden name beside `path` to write to; it becomes `path` when the block ends well, else it goes. Errors as `naming` gives them.
+
+    For intermediate files: a process may be killed at any moment, but a machine that loses power may lose what was written last.
+    """
     unfinished = unfinished_name(path)
     try:
         with naming(path):

@@ -79,9 +79,7 @@ def draw(training: TrainingBatches, micro_step: int) -> Drawn:
     shifts, turned = np.zeros(len(positions), np.int64), np.zeros(len(positions), bool)
     if training.augmentation is not None:
         shifts, turned = training.augmentation.draw(positions)
-        # A row that does not go on stays where it is.
-        moved = training.mixture.tokens(domains, numbers, shifts).ids != training.mixture.tokens(domains, numbers).ids
-        shifts = np.where(moved.any(axis=1), shifts, 0)
+        shifts = np.where(training.mixture.moved(domains, numbers, shifts), shifts, 0)
     return Drawn(domains, numbers, shifts, turned, training.read(domains, numbers, positions).ids)
 
 

@@ -128,11 +128,11 @@ def test_debug_data(pipeline, capsys):
 
 
 def test_config_check_lists_what_would_stop(capsys):
-    status, result, err = run(capsys, "config", "check", "compression.method=fp16", "output.format=hdf5")
+    status, result, err = run(capsys, "config", "check", "compression.method=fp16", "output.format=hdf5", "tune.space=lr")
     assert status == 0
     assert result["not_built"] == {
-        "preprocess": ["output.format: hdf5 is not built yet; set it to parquet"],
         "pretrain": ["compression.method: fp16 is not built yet; remove it"],
+        "sweep": ["tune.space: lr is not built yet, nor are other sweeps; remove it"],
     }
     assert err == [
         "note: preprocess would stop: output.format: hdf5 is not built yet; set it to parquet",

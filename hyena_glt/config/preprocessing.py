@@ -200,7 +200,15 @@ class PreprocessingConfig:
                 f"min_length ({self.min_length}) must lie between 1 and max_length ({self.max_length})",
             ),
             *share(self, "max_ambiguous_fraction", "max_low_complexity_fraction"),
-            (0 <= self.soft_masked_weight <= MAX_WEIGHT, f"soft_masked_weight must lie between 0 and {MAX_WEIGHT}"),
+            (
+                0 <= self.soft_masked_weight <= MAX_WEIGHT,
+                f"soft_masked_weight must lie between 0 and {MAX_WEIGHT}, got {self.soft_masked_weight}",
+            ),
+            (
+                not (self.soft_masked == "weight" and self.weight_regions)
+                or self.soft_masked_weight * self.weight_regions.weight <= MAX_WEIGHT,
+                f"weight_regions: weight times soft_masked_weight must be at most {MAX_WEIGHT}",
+            ),
             (
                 not (self.variants and self.split.by == "file"),
                 "split: `by: file` would put haplotypes of one stretch into different splits; take interval, chromosome or record",
@@ -215,7 +223,7 @@ class PreprocessingConfig:
             (not (protein and self.variants), "variants: a protein has no reference genome to apply them to; remove the section"),
             (
                 not (protein and self.near_duplicates and (self.near_duplicates.kmer_size or 0) > 12),
-                "near_duplicates.kmer_size must be at most 12 for protein",
+                "near_duplicates: kmer_size must be at most 12 for protein",
             ),
             (protein or not self.go_terms, f"go_terms: they are of proteins, and sequence_type is {self.sequence_type}; remove them"),
         )

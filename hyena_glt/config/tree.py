@@ -54,9 +54,9 @@ class OutputConfig:
     scratch_path: str | None = None
     """Folder for intermediate files, seen by all nodes, where `path` is in an object store; default: .hyena-glt in the current folder."""
     chunk_size: int = 10_000
-    """Rows a shard, at most."""
+    """Rows a shard, at most; long rows make smaller shards, of some 16 million bases."""
     compress: bool = True
-    """Compress the shards (zstd)."""
+    """Compress the shards: Parquet by zstd, HDF5 by gzip."""
 
     def __post_init__(self) -> None:
         remote = self.path is not None and "://" in self.path

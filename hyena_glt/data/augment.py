@@ -37,10 +37,10 @@ def build_augmentation(data: DataConfig, seed: int) -> Augmentation | None:
 
 
 def shift(rows: TokenRows, following: TokenRows, shifts: np.ndarray) -> TokenRows:
-    """Each row without its first `shifts` [B] tokens, with as many of `following` behind; unchanged where that has fewer."""
+    """Each row without its first `shifts` [B] tokens, with as many of `following` behind, which has them."""
     length, filled = rows.ids.shape[1], rows.filled[:, None]
     place = np.arange(length)
-    source = place + np.where(following.filled >= shifts, shifts, 0)[:, None]
+    source = place + shifts[:, None]
     source = np.where(source < filled, source, source + length - filled)  # over the padding, to where the following row begins
     source = np.where(place < filled, source, place)
     ids = np.take_along_axis(np.hstack([rows.ids, following.ids]), source, 1)

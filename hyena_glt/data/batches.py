@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..errors import HyenaError
 from ..objectives import Example, Objective
 from ..tokenizers.base import PAD
 from .augment import Augmentation, opposite_strand
@@ -176,6 +177,8 @@ def load(dataset: Dataset, order: range, *, num_workers: int = 0, pin_memory: bo
     )
     try:
         yield from batches
+    except HyenaError as error:  # torch wraps what a process raises in its traceback
+        raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
     except GeneratorExit:
         # A process that ends while it sends a tensor aborts, so those on the way are received first.
         sampler.stopped = True

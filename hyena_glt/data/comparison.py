@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..dna import SequenceType
 from ..files import appearing
 from .blocks import Block, blocks_of, drop_reasons
 from .job import Job, Task
@@ -21,8 +20,6 @@ from .scratch import SCRATCH
 from .similarity.minhash import signatures
 from .similarity.near_duplicates import Bands, Signatures, band_rows, choose_bands
 
-NEAR_DUPLICATE_K: dict[SequenceType, int] = {"dna": 21, "rna": 21, "protein": 5}
-"""The defaults of `preprocessing.near_duplicates.kmer_size`."""
 ROWS_PER_BUCKET = 2_000_000
 """Rows that are compared in one task, at most, 16 bytes each before their signatures."""
 SIGNATURE_BYTES_PER_BUCKET = 1 << 28

@@ -33,6 +33,15 @@ class Coordinates:
         """The names of all contigs, each once."""
         return self._records_of.keys()
 
+    def with_haplotypes(self) -> dict[str, list[int]]:
+        """Contig -> numbers of its records, for those of which a record is a haplotype."""
+        haplotypes = {number for number, file in enumerate(self._file_N.tolist()) if file in self._lifts}
+        return {contig: numbers for contig, numbers in self._records_of.items() if haplotypes.intersection(numbers)}
+
+    def num_inputs(self, contig: str) -> int:
+        """Records of this name that inputs have, haplotypes aside."""
+        return sum(int(self._file_N[number]) not in self._lifts for number in self._records_of[contig])
+
     def places(self, contig: str, start_K: np.ndarray, end_K: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Intervals of a contig, 0-based and half-open, in each record of it: (start, end, number of the interval), by record.
 

@@ -23,6 +23,7 @@ CHUNK_BYTES = 1 << 20
 GZIP = b"\x1f\x8b"
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 """The empty block that ends every whole bgzip file."""
+MAX_HEADER_BYTES = 16 << 20
 BLANK = b" \t\r\n\v\f"
 HEADER, NEWLINE = b">\n"
 LETTERS: dict[str, bytes] = {
@@ -131,6 +132,8 @@ def _pieces(path: Location, span: Span | None) -> Iterator[Piece]:
             end = chunk.find(b"\n", start) + 1 if is_header else _next_header(chunk, start)
             if not end:
                 held = chunk[start:]
+                if len(held) > MAX_HEADER_BYTES:
+                    raise DataError(f"{path}, line {_line_at(path, first + start)}: a header without an end; this is not FASTA")
                 break
             yield Piece(is_header, first + start, chunk[start:end])
             at_line_start, start = chunk[end - 1] == NEWLINE, end
@@ -227,6 +230,11 @@ def _refuse_other_formats(path: Location, start: bytes, offset: int) -> None:
 
 def _name(path: Location, header: Piece) -> str:
     """The first word of a header line."""
+    if b"\r" in header.text.rstrip(b"\r\n"):
+        raise DataError(
+            f"{path}, line {_line_at(path, header.offset)}: a carriage return stands inside the header, and what follows would be lost "
+            f"with it; convert the line ends (tr '\\r' '\\n')"
+        )
     words = header.text[1:].split(maxsplit=1)
     if not words:
         raise DataError(f"{path}, line {_line_at(path, header.offset)}: the record has no name; write one behind '>'")

@@ -5,6 +5,7 @@ Runs on the driver; the workers get the result as arrays of places. Suffix: K in
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from ..config.preprocessing import GoTermsConfig, PreprocessingConfig, RegionsConfig
+from ..errors import DataError
 from .coordinates import Coordinates
 from .sources.intervals import Intervals, Stretches, union
+from .sources.lines import listed
 from .sources.regions import match_names, read_regions
+
+log = logging.getLogger(__name__)
 
 Layer = tuple[Stretches, float]
 """Stretches of places, and what the weight of a base in them is multiplied by."""
@@ -93,8 +98,12 @@ def _regions(cfg: RegionsConfig, files: Iterable[Path], label_by: str | None, co
         found = read_regions(
             file, types=cfg.types, anchor=cfg.anchor, upstream=cfg.upstream, downstream=cfg.downstream, label_by=label_by
         )
-        matched, _ = match_names(found, coordinates.contigs)
+        matched, unmatched = match_names(found, coordinates.contigs)
+        if left_out := sum(len(found[name]) for name in unmatched):
+            log.warning("%s: %s regions on %s have no record", file, f"{left_out:,}", listed(unmatched, limit=3))
         for name, contig in matched.items():
+            if coordinates.num_inputs(contig) > 1:
+                raise DataError(f"{file}: sequence {name!r} is in several inputs; preprocess these apart, and mix them by data.train_path")
             intervals = found[name]
             start, end, number = coordinates.places(contig, intervals.start_K, intervals.end_K)
             yield start, end, [intervals.label_K[i] for i in number.tolist()]
@@ -104,7 +113,7 @@ def _go_terms(cfg: GoTermsConfig, files: Iterable[Path], coordinates: Coordinate
     from .sources.go_terms import match_proteins, read_go_terms  # Biopython is an extra
 
     for file in files:
-        terms = match_proteins(read_go_terms(file, aspects=cfg.aspects, leave_out_evidence=cfg.exclude_evidence), coordinates.contigs)
+        terms = match_proteins(read_go_terms(file, aspects=cfg.aspects, exclude_evidence=cfg.exclude_evidence), coordinates.contigs)
         for contig, labels in terms.items():
             whole = np.zeros(len(labels), np.int64), np.full(len(labels), np.iinfo(np.int64).max)
             start, end, number = coordinates.places(contig, *whole)

@@ -1,4 +1,4 @@
-"""First stages: checksums of the input files (driver), then their records and clean letters, one Ray task a file (workers)."""
+"""First stages: checksums of the input files (driver), then their records and clean letters, one Ray task a part of a file (workers)."""
 
 from __future__ import annotations
 

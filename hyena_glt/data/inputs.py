@@ -26,9 +26,18 @@ def find_inputs(paths: str | Sequence[str]) -> dict[str, Location]:
     DataError for a path that yields no FASTA file.
     """
     files = {file for path in ([paths] if isinstance(paths, str) else paths) for file in _expand(path)}
-    names = {file: str(file) for file in files}
-    common = os.path.commonpath([os.path.dirname(name) for name in names.values()]) if len({type(file) for file in files}) == 1 else ""
-    return dict(sorted((name[len(common) :].lstrip("/"), file) for file, name in names.items()))
+    local, remote = ({file for file in files if isinstance(file, kind)} for kind in (Path, Url))
+    found = [*_below_common({str(file): file for file in local}), *_below_common({file.key: file for file in remote})]
+    names = [name for name, _ in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"preprocessing.input_path: two inputs would both be called {twice[0]!r}; rename one of them")
+    return dict(sorted(found))
+
+
+def _below_common(files: Mapping[str, Location]) -> list[tuple[str, Location]]:
+    """Each file with its path below the folder that all have in common."""
+    common = os.path.commonpath([os.path.dirname(path) for path in files]) if files else ""
+    return [(path[len(common) :].lstrip("/"), file) for path, file in files.items()]
 
 
 def find_annotations(cfg: PreprocessingConfig) -> dict[str, list[Path]]:

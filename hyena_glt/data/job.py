@@ -22,6 +22,10 @@ ROW_GROUP_TOKENS = 1 << 20
 """Tokens in a row group, about: what a task and a reader hold in memory at once, and what training shuffles."""
 
 
+TASK_BASES = 1 << 24
+"""Bases in a task, at most."""
+
+
 class Task(NamedTuple):
     """Windows number `first` to `last` (not included) of a split: at most one shard."""
 
@@ -89,8 +93,9 @@ class Job:
     def rows_per_group(self) -> int:
         return max(1, ROW_GROUP_TOKENS // self.row_format.width)
 
-    def tasks(self, windows_per_task: int) -> Iterator[Task]:
-        """All windows of all splits, in order."""
+    def tasks(self, rows_per_shard: int) -> Iterator[Task]:
+        """All windows of all splits, in order; a task has few enough that long windows too make many tasks."""
+        windows_per_task = min(rows_per_shard, max(1, TASK_BASES // self.cut.max_length))
         for split, regions in self.regions.items():
             for number, first in enumerate(range(0, regions.num_windows, windows_per_task)):
                 yield Task(split, number, first, min(first + windows_per_task, regions.num_windows))

@@ -19,7 +19,6 @@ import ray.data
 from ..files import atomic_write
 from .blocks import Block, blocks_of
 from .comparison import (
-    NEAR_DUPLICATE_K,
     Search,
     are_among,
     bucket_rows,
@@ -33,14 +32,12 @@ from .comparison import (
 from .job import Job, Task
 from .scratch import SCRATCH
 from .similarity.fracminhash import choose_scale, merge, sketch_rows
-from .similarity.leakage import LEAKAGE_K, Leakage, Matches, match_windows, summarise
-from .similarity.near_duplicates import similar_to_train
+from .similarity.leakage import LEAKAGE_K, NUM_HASHES, THRESHOLD, Leakage, Matches, match_windows, summarise
+from .similarity.near_duplicates import NEAR_DUPLICATE_K, similar_to_train
 from .stages import Row, results, task_rows
 
 MAX_HASHES = 1 << 26
 """Sampled k-mers of train, about: 512 MiB, once on each node."""
-NUM_HASHES, THRESHOLD = 128, 0.8
-"""Of the MinHash search: 0.8 of 21-mers in common are 99.5 % identical bases."""
 _NUM_RANGES = 16
 
 

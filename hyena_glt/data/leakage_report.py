@@ -23,14 +23,24 @@ class Window(NamedTuple):
     end: int
 
 
+def leakage_sentence(split: str, found: Leakage) -> str:
+    """How much of a split stands in train."""
+    return (
+        f"{split} in train: {percent(found.kmer_share)} of its {found.k}-mers, {percent(found.half_found_share)} of its windows by half "
+        f"or more, {percent(found.near_duplicate_share)} near-duplicates (MinHash, {found.near_duplicate_threshold:g})"
+    )
+
+
+def percent(share: float) -> str:
+    """0.1234 -> 12.3 %; small ones keep two digits that say something."""
+    return f"{100 * share:.1f} %" if share >= 0.001 or share == 0 else f"{100 * share:.2g} %"
+
+
 def leakage_lines(leakage: Mapping[str, Leakage], job: Job) -> list[str]:
     """For the terminal: a sentence for each split, and below it the windows that train holds most of."""
     lines = []
     for split, found in leakage.items():
-        lines.append(
-            f"{split} in train: {_percent(found.kmer_share)} of its {found.k}-mers, {_percent(found.half_found_share)} of its windows by "
-            f"half or more, {_percent(found.near_duplicate_share)} near-duplicates (MinHash, {found.near_duplicate_threshold:g})"
-        )
+        lines.append(leakage_sentence(split, found))
         lines += [f"  {window}" for window in _worst_windows(split, found, job)]
     return lines
 
@@ -39,7 +49,7 @@ def refuse_leakage(leakage: Mapping[str, Leakage], max_leakage: float, job: Job)
     """DataError if train holds more than this share of the k-mers of a split."""
     above = {split: found for split, found in leakage.items() if found.kmer_share > max_leakage}
     if above:
-        shares = " and ".join(f"{_percent(found.kmer_share)} of the {found.k}-mers of {split}" for split, found in above.items())
+        shares = " and ".join(f"{percent(found.kmer_share)} of the {found.k}-mers of {split}" for split, found in above.items())
         worst = ", ".join(window for split, found in above.items() for window in _worst_windows(split, found, job)[:3])
         raise DataError(
             f"train holds {shares}, more than preprocessing.split.max_leakage ({max_leakage:g}) allows; most of {worst}; "
@@ -69,8 +79,4 @@ def _windows(split: str, worst: Iterable[tuple[int, float]], job: Job) -> list[t
 def _worst_windows(split: str, found: Leakage, job: Job) -> list[str]:
     """Those of which train holds anything, bases counted from 1."""
     found_in_train = [item for item in _windows(split, found.worst, job) if item[1] > 0]
-    return [f"{w.source} {w.record}:{w.start + 1:,}-{w.end:,} ({_percent(share)})" for w, share in found_in_train]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    return [f"{w.source} {w.record}:{w.start + 1:,}-{w.end:,} ({percent(share)})" for w, share in found_in_train]

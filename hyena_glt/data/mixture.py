@@ -80,14 +80,30 @@ class Mixture:
                 weights[mine, : part.ids.shape[1]] = part.weights
         return TokenRows(ids, weights)
 
+    def moved(self, domains: np.ndarray, rows: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+        """Which rows a shift moves, bool [B]; the others, such as the last of a record, are read as they are stored."""
+        moved = np.zeros(len(rows), bool)
+        if self.goes_on is None:
+            return moved
+        for domain in np.unique(domains):
+            mine = domains == domain
+            moved[mine] = _moved(self.rows[domain], self.goes_on[domain], rows[mine], shifts[mine])[0]
+        return moved
+
     def _of_domain(self, domain: int, numbers: np.ndarray, shifts: np.ndarray | None) -> TokenRows:
-        rows = self.rows[domain]
-        own = rows.tokens(numbers)
+        own = self.rows[domain].tokens(numbers)
         if shifts is None or self.goes_on is None:
             return own
-        stored, piece = np.divmod(numbers, rows.pieces)
-        moved = (shifts > 0) & ((piece < rows.pieces - 1) | self.goes_on[domain][stored])
-        return shift(own, rows.tokens(numbers + moved), np.where(moved, shifts, 0))
+        moved, following = _moved(self.rows[domain], self.goes_on[domain], numbers, shifts)
+        return shift(own, following, np.where(moved, shifts, 0))
+
+
+def _moved(rows: Rows, goes_on: np.ndarray, numbers: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, TokenRows]:
+    """Which rows a shift moves, bool [B]: those that go on, by no more tokens than follow; and the tokens that follow, else the row's."""
+    stored, piece = np.divmod(numbers, rows.pieces)
+    has_next = (shifts > 0) & ((piece < rows.pieces - 1) | goes_on[stored])
+    following = rows.tokens(numbers + has_next)
+    return has_next & (following.filled >= shifts), following
 
 
 def open_training(data: DataConfig) -> Mixture:

@@ -15,7 +15,6 @@ import ray.data
 
 from ..config.preprocessing import NearDuplicatesConfig
 from .comparison import (
-    NEAR_DUPLICATE_K,
     Search,
     bucket_rows,
     has_signatures,
@@ -28,7 +27,7 @@ from .comparison import (
 from .job import Job, Task
 from .scratch import SCRATCH
 from .similarity.fracminhash import distinct_pairs
-from .similarity.near_duplicates import decide, shares_key, similar_pairs
+from .similarity.near_duplicates import NEAR_DUPLICATE_K, decide, shares_key, similar_pairs
 from .stages import Row, results, task_rows
 
 

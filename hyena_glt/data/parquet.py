@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,8 +13,10 @@ from .storage import Location, Url, first_line, open_file
 
 ZSTD_LEVEL = 1
 """On bases the higher levels take longer and save nothing."""
-_objects: dict[Url, pq.ParquetFile] = {}
-"""Open objects of this process: the size and footer of one cost requests, and then each row group only one."""
+MAX_OBJECTS = 256
+"""Objects that stay open, each with its footer in memory."""
+_objects: OrderedDict[Url, pq.ParquetFile] = OrderedDict()
+"""Open objects of this process, used last at the end: the size and footer of one cost requests, and then each row group only one."""
 
 
 def schema(path: Location) -> pa.Schema:
@@ -48,12 +51,17 @@ def writer(path: Path, rows: pa.Schema, *, compress: bool) -> pq.ParquetWriter:
 
 
 def _open(path: Location) -> pq.ParquetFile:
-    if isinstance(path, Url) and path in _objects:
-        return _objects[path]
+    if isinstance(path, Path):
+        return _opened(path)
+    file = _objects.pop(path, None) or _opened(path)
+    _objects[path] = file
+    while len(_objects) > MAX_OBJECTS:
+        _objects.popitem(last=False)
+    return file
+
+
+def _opened(path: Location) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(path if isinstance(path, Path) else open_file(path), page_checksum_verification=True)
+        return pq.ParquetFile(path if isinstance(path, Path) else open_file(path), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file ({first_line(error)}); preprocess again into a new folder") from error
-    if isinstance(path, Url):
-        _objects[path] = file
-    return file

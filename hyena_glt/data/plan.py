@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -31,6 +32,11 @@ from .sources.intervals import Stretches, intersect, subtract, union
 from .splits import refuse_unknown_names, split_places
 from .storage import Location, location, size
 from .windows import Cut, make_regions
+
+EXTRAS = {
+    "h5py": ("output.format: hdf5", "hdf5"), "pysam": ("preprocessing.variants", "sources"), "Bio": ("preprocessing.go_terms", "sources"),
+}
+"""Optional module -> the setting that needs it, and what brings it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +123,10 @@ def _check_settings(cfg: Config, span: int) -> Cut:
         "output.path: name the folder to write": not cfg.output.path,
         f"preprocessing.max_length: windows of {length} bases are shorter than one token of {span} (tokenization.kmer_size)": length < span,
     }
+    needed = {"h5py": cfg.output.format == "hdf5", "pysam": cfg.preprocessing.variants, "Bio": cfg.preprocessing.go_terms}
+    for module, wanted in needed.items():
+        setting, extra = EXTRAS[module]
+        problems[f"{setting}: needs {module}; pip install 'hyena-glt[{extra}]'"] = bool(wanted) and find_spec(module) is None
     found = [sentence for sentence, wrong in problems.items() if wrong]
     if found:
         raise ConfigError(*found)

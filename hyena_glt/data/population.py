@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,8 @@ from .stages import Row, results, task_rows
 SAMPLES_PER_TASK = 8
 """Samples that are built from one reading of the variants."""
 MAX_PLOIDY = 8
+PER_SITE = ("sites", "sites_without_genotypes")
+"""Counts that each block of samples on one region has alike."""
 
 
 class SampleBlock(NamedTuple):
@@ -48,6 +51,8 @@ class SampleBlock(NamedTuple):
     offset: int
     length: int
     """Where the contig lies in the clean letters of its file."""
+    is_first: bool
+    """Of the blocks on this region."""
 
     @property
     def num_bases(self) -> int:
@@ -68,6 +73,7 @@ def plan_blocks(cfg: VariantsConfig, vcfs: Sequence[Path], records: pa.Table, fi
     """
     wanted = [parse_region(text) for text in cfg.regions]
     _refuse_unknown(cfg, vcfs, wanted)
+    _refuse_overlap(wanted)
     blocks, sources, built_from = [], list[str](), dict[tuple[str, str], Path]()
     for vcf in vcfs:
         samples = [name for name in sample_names(vcf) if not cfg.samples or name in cfg.samples]
@@ -78,9 +84,10 @@ def plan_blocks(cfg: VariantsConfig, vcfs: Sequence[Path], records: pa.Table, fi
             inside = region.within({region.contig: length}, vcf)
             for sample in samples:
                 _refuse_second_file(vcf, built_from.setdefault((sample, region.contig), vcf), sample, region.contig)
-            for some in (samples[at : at + SAMPLES_PER_TASK] for at in range(0, len(samples), SAMPLES_PER_TASK)):
-                first = first_file + len(sources)
-                blocks.append(SampleBlock(str(vcf), some, region.contig, inside.start, inside.end, first, file, offset, length))
+            for at in range(0, len(samples), SAMPLES_PER_TASK):
+                some, first = samples[at : at + SAMPLES_PER_TASK], first_file + len(sources)
+                place = region.contig, inside.start, inside.end
+                blocks.append(SampleBlock(str(vcf), some, *place, first, file, offset, length, is_first=at == 0))
                 sources += [f"{sample}.{haplotype}" for sample in some for haplotype in range(1, MAX_PLOIDY + 1)]
     return blocks, tuple(sources)
 
@@ -92,6 +99,13 @@ def _refuse_second_file(vcf: Path, first: Path, sample: str, contig: str) -> Non
             f"{vcf}: sample {sample!r} has variants on contig {contig!r} in {first} too, and a haplotype is built from one file; "
             "put them together (bcftools concat -a), or choose other samples or regions"
         )
+
+
+def _refuse_overlap(regions: Sequence[Region]) -> None:
+    """ConfigError for regions with bases in common: a split of one would be found in another."""
+    for before, after in pairwise(sorted(regions, key=lambda region: (region.contig, region.start))):
+        if before.contig == after.contig and (before.end is None or after.start < before.end):
+            raise ConfigError(f"preprocessing.variants.regions: two of {before.contig!r} have bases in common; join them")
 
 
 def _refuse_unknown(cfg: VariantsConfig, vcfs: Sequence[Path], wanted: list[Region]) -> None:
@@ -134,8 +148,8 @@ def haplotype_records(blocks: Sequence[SampleBlock], output: Path, done: Callabl
     reports = [json.loads(_report(output, block).read_text()) for block in blocks]
     rows = [record for report in reports for record in report["records"]]
     counts: Counter[str] = Counter()
-    for report in reports:
-        counts.update(report["counts"])
+    for block, report in zip(blocks, reports, strict=True):
+        counts.update(report["counts"] if block.is_first else {k: n for k, n in report["counts"].items() if k not in PER_SITE})
     return pa.Table.from_pylist(rows, schema=RECORDS), dict(counts)
 
 

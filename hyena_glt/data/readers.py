@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 REQUESTS = 16
 """Shards of an object store that are opened at once: each waits for the network a few times."""
+
+
 def row_group_sizes(folder: Location, shard: Shard) -> list[int]:
     """Rows in each row group, after comparing the shard's size with the manifest's; DataError if it is missing or cut short."""
     path = folder / shard.path

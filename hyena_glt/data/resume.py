@@ -12,7 +12,7 @@ from ..config.tree import Config
 from ..errors import ConfigError
 from ..files import atomic_write
 from . import inputs
-from .manifest import MANIFEST, SPLITS, TOKENIZER, Json, Manifest, canonical_json, read_manifest
+from .manifest import MANIFEST, SCHEMA_VERSION, SPLITS, TOKENIZER, Json, Manifest, canonical_json, read_manifest
 from .scratch import SCRATCH
 from .storage import Location, Url, is_folder, names_in, remove_folder, size
 
@@ -31,7 +31,7 @@ def identity(config: Json, tokenizer: Json, checksums: Mapping[str, str]) -> dic
     """All that decides the output's bytes: dotted setting, or `input NAME` -> value."""
     settings = {key: value for key, value in _leaves(config) if key not in FREE}
     inputs = {f"input {source}": sha256 for source, sha256 in checksums.items()}
-    return settings | {f"tokenizer {key}": value for key, value in tokenizer.items()} | inputs
+    return {"schema version": SCHEMA_VERSION} | settings | {f"tokenizer {key}": value for key, value in tokenizer.items()} | inputs
 
 
 def _leaves(tree: Json, above: str = "") -> Iterator[tuple[str, object]]:
@@ -61,7 +61,9 @@ def claim(output: Path, destination: Location, wanted: Mapping[str, object]) -> 
 def hidden_files(output: Path) -> list[Path]:
     """What a killed process was writing (see `files.unfinished_name`): in the output folder itself, and below the scratch folder."""
     scratch = output / SCRATCH
-    return [*output.glob(".*.json.*"), *output.glob(".*.h5.*"), *scratch.rglob(".*"), *scratch.glob("*.parquet.*")]
+    written = (MANIFEST, *(f"{split}.h5" for split in SPLITS))
+    half_written = [path for name in written for path in output.glob(f".{name}.[0-9]*")]
+    return [*half_written, *scratch.rglob(".*"), *scratch.glob("*.parquet.*")]
 
 
 def refuse_other_run(output: Path, destination: Location, wanted: Mapping[str, object]) -> Manifest | None:
@@ -104,10 +106,11 @@ def _value(settings: Mapping[str, object], key: str) -> str:
 
 def discard(output: Path, destination: Location) -> None:
     """Remove what an unfinished run wrote, so that corrected settings or inputs may use the folder."""
+    (output / SCRATCH / IDENTITY).unlink(missing_ok=True)  # first: the scratch folder of a run that has none is never gone on with
     if isinstance(destination, Url):
         remove_folder(destination)
     for name in SPLITS:
         shutil.rmtree(output / name, ignore_errors=True)
     for leftover in (output / TOKENIZER, *output.glob("*.h5"), *hidden_files(output)):
         leftover.unlink(missing_ok=True)
-    shutil.rmtree(output / SCRATCH, ignore_errors=True)  # last, because it says whose the rest is
+    shutil.rmtree(output / SCRATCH, ignore_errors=True)  # last: while it is there, the rest is known to be a run's

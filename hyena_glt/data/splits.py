@@ -7,6 +7,7 @@ such lists are all that splits, selected regions and gaps need. Suffix: N record
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def split_places(
         return _intervals(coordinates, cfg, gap)
     if cfg.by == "named":
         split_N = np.array(_named(coordinates.records, sources, cfg))
+        _refuse_parted(coordinates, split_N)
     else:
         names = clusters() if cfg.by == "cluster" else _groups(coordinates.records, sources, cfg)
         split_N = np.array([hashed_split(name, cfg) for name in names])
@@ -113,23 +115,31 @@ def refuse_unknown_names(records: pa.Table, sources: Sequence[str], cfg: SplitCo
 
     `records` are all of the inputs: one that is dropped for being empty or a repeat is no mistake of the settings.
     """
-    names = [*dict.fromkeys([*records["name"].to_pylist(), *sources])]
-    problems = [
-        f"preprocessing.split.{split}_records: no record is named {wanted!r}{suggest(wanted, names) or _first(names)}"
-        for split in ("val", "test")
-        for wanted in getattr(cfg, f"{split}_records")
-        if not _matching(wanted, records, sources)
-    ]
-    if problems:
-        raise ConfigError(*problems)
+    if not (cfg.val_records or cfg.test_records):
+        return
+    matching = _matching(records, sources)
+    unknown = [(split, name) for split in ("val", "test") for name in getattr(cfg, f"{split}_records") if not matching(name)]
+    if unknown:
+        names = [*dict.fromkeys([*records["name"].to_pylist(), *sources])]
+        raise ConfigError(*(
+            f"preprocessing.split.{split}_records: no record is named {wanted!r}{suggest(wanted, names) or _first(names)}"
+            for split, wanted in unknown
+        ))
+
+
+def _refuse_parted(coordinates: Coordinates, split_N: np.ndarray) -> None:
+    """ConfigError if records of a contig that has haplotypes go to several splits: one would be found in another."""
+    for contig, numbers in coordinates.with_haplotypes().items():
+        if len(set(split_N[numbers])) > 1:
+            raise ConfigError(f"preprocessing.split: the haplotypes of {contig!r} would be parted; name the contig in val_ or test_records")
 
 
 def _named(records: pa.Table, sources: Sequence[str], cfg: SplitConfig) -> list[str]:
     """The split of each record, by the names listed; ConfigError for a record that two splits want."""
-    split_N = ["train"] * records.num_rows
+    split_N, matching = ["train"] * records.num_rows, _matching(records, sources)
     for split in ("val", "test"):
         for wanted in getattr(cfg, f"{split}_records"):
-            for number in _matching(wanted, records, sources):
+            for number in matching(wanted):
                 if split_N[number] not in ("train", split):
                     name = records["name"][number].as_py()
                     raise ConfigError(f"preprocessing.split.{split}_records: {wanted!r} means record {name!r}, which val_records has too")
@@ -137,15 +147,16 @@ def _named(records: pa.Table, sources: Sequence[str], cfg: SplitConfig) -> list[
     return split_N
 
 
-def _matching(wanted: str, records: pa.Table, sources: Sequence[str]) -> list[int]:
-    """The records that a name means: those of that name, else those of that file, else those of that chromosome."""
-    contigs = records["contig"].to_pylist()
-    columns = (
-        [wanted in names for names in zip(records["name"].to_pylist(), contigs, strict=True)],
-        [sources[file] == wanted for file in records["file"].to_pylist()],
-        [chromosome_name(contig) == chromosome_name(wanted) for contig in contigs],
-    )
-    return next((list(np.flatnonzero(column)) for column in columns if any(column)), [])
+def _matching(records: pa.Table, sources: Sequence[str]) -> Callable[[str], list[int]]:
+    """Name -> the numbers of the records that it means: those of that name, else those of that file, else those of that chromosome."""
+    of_name, of_source, of_chromosome = (defaultdict[str, list[int]](list) for _ in range(3))
+    columns = (records[column].to_pylist() for column in ("name", "contig", "file"))
+    for number, (name, contig, file) in enumerate(zip(*columns, strict=True)):
+        for own in {name, contig}:
+            of_name[own].append(number)
+        of_source[sources[file]].append(number)
+        of_chromosome[chromosome_name(contig)].append(number)
+    return lambda wanted: of_name.get(wanted) or of_source.get(wanted) or of_chromosome.get(chromosome_name(wanted), [])
 
 
 def hashed_split(name: str, cfg: SplitConfig) -> str:

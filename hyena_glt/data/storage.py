@@ -22,7 +22,7 @@ from fsspec.utils import glob_translate
 from pyarrow import fs
 
 from ..errors import DataError, StorageError
-from ..files import atomic_write, unfinished_name
+from ..files import atomic_write
 
 SCHEMES = {"s3": "allow_delayed_open=true", "gs": "retry_limit_seconds=30"}
 """The stores, with pyarrow's options: a small object in one request; minutes less until an error shows."""
@@ -34,7 +34,7 @@ ADVICE = {
     "NETWORK_CONNECTION": "the store cannot be reached; check the network, and AWS_ENDPOINT_URL where it is not Amazon's",
     "ACCESS_DENIED|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|SIGNATURE_DOES_NOT_MATCH|EXPIRED_TOKEN|HTTP status 40[13]":
         "access is denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) and what they allow",
-    "301|PERMANENT_REDIRECT|AuthorizationHeaderMalformed": "the bucket lies in another region; set AWS_REGION",
+    "HTTP status 301|PERMANENT_REDIRECT|AuthorizationHeaderMalformed": "the bucket lies in another region; set AWS_REGION",
 }
 """What to do about an error, by what the store says."""
 
@@ -232,14 +232,3 @@ def upload(file: Path, to: Url) -> None:
         shutil.copyfileobj(source, sink, COPY_BYTES)
     if size(to) != file.stat().st_size:
         raise StorageError(f"{to}: holds {size(to)} bytes after {file} with {file.stat().st_size} was stored; run the same command again")
-
-
-def download(url: Url, to: Path) -> None:
-    """Copy an object to a local file, under a temporary name until it is whole."""
-    unfinished = unfinished_name(to)
-    try:
-        with open_file(url) as source, unfinished.open("wb") as sink, _store_errors(url):
-            shutil.copyfileobj(source, sink, COPY_BYTES)
-        unfinished.replace(to)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -11,18 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import NearDuplicatesConfig
 from ..data.dataset import Rows
 from ..data.similarity.fracminhash import choose_scale, merge, sketch_rows
-from ..data.similarity.leakage import LEAKAGE_K, Leakage, match_windows, summarise
+from ..data.similarity.leakage import LEAKAGE_K, NUM_HASHES, THRESHOLD, Leakage, match_windows, summarise
 from ..data.similarity.minhash import signatures
-from ..data.similarity.near_duplicates import Signatures, band_rows, choose_bands, similar_to_train
+from ..data.similarity.near_duplicates import NEAR_DUPLICATE_K, Bands, Signatures, band_rows, choose_bands, similar_to_train
 from ..dna import SequenceType
 from .data_rows import RowBlock, evenly, read_blocks
 from .data_statistics import Report, row_hashes
 
-NEAR_DUPLICATE_K: dict[SequenceType, int] = {"dna": 21, "rna": 21, "protein": 5}
-"""The defaults of `preprocessing.near_duplicates.kmer_size`."""
 MAX_HASHES = 1 << 24
 """Sampled k-mers of the held-out rows together, at most: 128 MiB."""
 
@@ -48,8 +45,7 @@ class _Method:
     k: int
     scale: int
     minhash_k: int
-    num_hashes: int
-    threshold: float
+    bands: Bands
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +75,8 @@ class _Found:
 def measure_leakage(train: Rows, held_out: Mapping[str, Rows], max_rows: int, report: Report) -> dict[str, SplitLeakage]:
     """Each held-out split against all of train: exact rows, sampled k-mers and MinHash, both strands for DNA and RNA.
 
-    At most `max_rows` rows of each held-out split are looked up, spread evenly. The MinHash threshold is that of
-    `preprocessing.near_duplicates` where it was set, else its default. DataError for a shard that cannot be read.
+    At most `max_rows` rows of each held-out split are looked up, spread evenly. k and thresholds are those of the measurement during
+    preprocessing. DataError for a shard that cannot be read.
     """
     method = _method(train, held_out, max_rows)
     splits = [_fingerprint(rows, evenly(rows.num_rows, max_rows), method, report) for rows in held_out.values()]
@@ -90,14 +86,11 @@ def measure_leakage(train: Rows, held_out: Mapping[str, Rows], max_rows: int, re
 
 def _method(train: Rows, held_out: Mapping[str, Rows], max_rows: int) -> _Method:
     kind = train.tokenizer.sequence_type
-    given = train.manifest.config["preprocessing"].get("near_duplicates") or {}
-    near = NearDuplicatesConfig(**given)
     width = int(train.manifest.config["preprocessing"]["max_length"])
     num_kmers = width * sum(min(rows.num_rows, max_rows) for rows in held_out.values())
     scale = choose_scale(num_kmers, max_hashes=MAX_HASHES, window_kmers=width)
     return _Method(
-        sequence_type=kind, k=LEAKAGE_K[kind], scale=scale, minhash_k=near.kmer_size or NEAR_DUPLICATE_K[kind],
-        num_hashes=near.num_hashes, threshold=near.threshold,
+        sequence_type=kind, k=LEAKAGE_K[kind], scale=scale, minhash_k=NEAR_DUPLICATE_K[kind], bands=choose_bands(NUM_HASHES, THRESHOLD),
     )
 
 
@@ -106,10 +99,10 @@ def _fingerprint(rows: Rows, chosen_W: np.ndarray, method: _Method, report: Repo
     for block in read_blocks(rows, chosen_W):
         kmers.append(sketch_rows(block.letters_WL, method.k, method.sequence_type, method.scale)[1])
         exact.append(row_hashes(block.letters_WL, method.sequence_type))
-        hashes.append(signatures(block.letters_WL, method.minhash_k, method.sequence_type, method.num_hashes))
+        hashes.append(signatures(block.letters_WL, method.minhash_k, method.sequence_type, NUM_HASHES))
         report(len(block.number_W))
     known = Signatures(chosen_W, np.concatenate(hashes))
-    keys, places = band_rows(known.hash_WH, known.place_W, choose_bands(method.num_hashes, method.threshold))
+    keys, places = band_rows(known.hash_WH, known.place_W, method.bands)
     order = np.argsort(keys, kind="stable")
     return _HeldOut(rows, chosen_W, merge(kmers), np.concatenate(exact), known, keys[order], places[order])
 
@@ -122,7 +115,7 @@ def _found_in_train(train: Rows, splits: list[_HeldOut], method: _Method, report
         joined_WL = join_neighbours(block, method.k)
         _mark(kmers, has_kmer, sketch_rows(joined_WL, method.k, method.sequence_type, method.scale)[1])
         _mark(exact, has_exact, row_hashes(block.letters_WL, method.sequence_type))
-        hash_WH = signatures(block.letters_WL, method.minhash_k, method.sequence_type, method.num_hashes)
+        hash_WH = signatures(block.letters_WL, method.minhash_k, method.sequence_type, NUM_HASHES)
         for split, found in zip(splits, near, strict=True):
             found.update(_near_duplicates(split, hash_WH, method).tolist())
         report(len(block.number_W))
@@ -155,17 +148,16 @@ def _mark(known: np.ndarray, seen: np.ndarray, values: np.ndarray) -> None:
 
 def _near_duplicates(split: _HeldOut, train_WH: np.ndarray, method: _Method) -> np.ndarray:
     """Places of held-out rows that are similar to one of these rows of train."""
-    bands = choose_bands(method.num_hashes, method.threshold)
     last = int(split.chosen_W[-1]) + 1 if len(split.chosen_W) else 0
     place_W = np.arange(last, last + len(train_WH))  # behind the held-out ones, so that one table of signatures holds both
-    keys, places = band_rows(train_WH, place_W, bands)
+    keys, places = band_rows(train_WH, place_W, method.bands)
     shared = np.isin(keys, split.band_keys_M)
     wanted = np.isin(split.band_keys_M, keys[shared])
     if not shared.any():
         return np.empty(0, np.int64)
     both = Signatures(np.concatenate([split.chosen_W, place_W]), np.concatenate([split.known.hash_WH, train_WH]))
     held_out = split.band_keys_M[wanted], split.band_places_M[wanted]
-    return similar_to_train((keys[shared], places[shared]), held_out, both, method.threshold)
+    return similar_to_train((keys[shared], places[shared]), held_out, both, THRESHOLD)
 
 
 def _split_leakage(split: _HeldOut, found: _Found, near: set[int], method: _Method) -> SplitLeakage:
@@ -173,7 +165,7 @@ def _split_leakage(split: _HeldOut, found: _Found, near: set[int], method: _Meth
         match_windows(block.letters_WL, block.number_W, found.kmers_M, method.k, method.sequence_type, method.scale)
         for block in read_blocks(split.rows, split.chosen_W)
     ]
-    shares = summarise(matches, len(near), k=method.k, scale=method.scale, near_duplicate_threshold=method.threshold)
+    shares = summarise(matches, len(near), k=method.k, scale=method.scale, near_duplicate_threshold=THRESHOLD)
     names = _names(split.rows, [place for place, _ in shares.worst])
     return SplitLeakage(
         rows=len(split.chosen_W), exact_rows=int(np.isin(split.exact_W, found.exact).sum()), shares=shares,

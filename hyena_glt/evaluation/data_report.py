@@ -6,9 +6,10 @@ from collections import Counter
 from html import escape
 from pathlib import Path
 
+from ..data.leakage_report import percent
 from .data_figures import grouped_bars, histogram, spectrum
 from .data_statistics import AMBIGUITY_EDGES, KMER
-from .data_summary import NOTEWORTHY_SHARE, DataSummary, divergence_from_train, percent, strands, verdict
+from .data_summary import NOTEWORTHY_SHARE, DataSummary, divergence_from_train, strands, verdict
 from .page import PAGE
 from .report import table
 

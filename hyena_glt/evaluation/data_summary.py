@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from ..data.leakage_report import leakage_sentence, percent
 from ..data.manifest import Manifest
 from ..data.storage import Location
 from .data_leakage import SplitLeakage
@@ -62,7 +63,9 @@ def sentences(summary: DataSummary) -> list[str]:
             f"padding {percent(found.padding_share)}, [UNK] {percent(found.unknown_share)} of the tokens, "
             f"{found.duplicate_rows:,} repeated windows{strands(summary)}"
         )
-    return [*said, *(_leakage_sentence(name, found) for name, found in summary.leakage.items())]
+    for name, leaked in summary.leakage.items():
+        said.append(f"{leakage_sentence(name, leaked.shares)}, {leaked.exact_rows:,} of {leaked.rows:,} windows the same")
+    return said
 
 
 def verdict(summary: DataSummary) -> str:
@@ -77,15 +80,6 @@ def verdict(summary: DataSummary) -> str:
     return f"{intact} Train also holds {' and '.join(shares)}.{remedy}"
 
 
-def _leakage_sentence(name: str, found: SplitLeakage) -> str:
-    s = found.shares
-    return (
-        f"{name} in train: {percent(s.kmer_share)} of its {s.k}-mers, {percent(s.half_found_share)} of its windows by half or more, "
-        f"{percent(s.near_duplicate_share)} near-duplicates (MinHash, {s.near_duplicate_threshold:g}), {found.exact_rows:,} of "
-        f"{found.rows:,} windows the same"
-    )
-
-
 def divergence_from_train(summary: DataSummary, name: str) -> float | None:
     """Jensen-Shannon divergence of a split's composition from that of train, in bits; None without train or without letters."""
     train, other = (summary.statistics[split].composition() if split in summary.statistics else {} for split in ("train", name))
@@ -95,8 +89,3 @@ def divergence_from_train(summary: DataSummary, name: str) -> float | None:
 def strands(summary: DataSummary) -> str:
     """What to add to `the same`."""
     return ", on either strand" if summary.unit == "base" else ""
-
-
-def percent(share: float) -> str:
-    """0.1234 -> 12.3 %; small ones keep two digits that say something."""
-    return f"{100 * share:.1f} %" if share >= 0.001 or share == 0 else f"{100 * share:.2g} %"

@@ -127,7 +127,7 @@ def read(path: Path, draw: random.Random, reference: np.ndarray) -> None:
     elif suffix == ".vcf":
         _check_haplotypes(path, reference)
     elif suffix == ".gaf":
-        read_go_terms(path, leave_out_evidence=draw.choice(((), ("ND",))))
+        read_go_terms(path, exclude_evidence=draw.choice(((), ("ND",))))
     elif suffix in SUFFIXES:
         _check_regions(path, suffix, draw)
     else:

@@ -39,11 +39,11 @@ CASES: dict[str, dict[str, Any]] = {
 Row = dict[str, Any]
 
 
-def settings(data: str, case: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a run on `data`; the case with two datasets reads the same one twice, under two names."""
+def settings(data: str, case: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Settings of a run on `data`; the case with two datasets reads the same one twice, under another name in `folder`."""
     paths: list[str] | str = data
     if "data" in case:
-        twin = Path(data).with_name(Path(data).name + "_twin")
+        twin = folder / "twin"
         if not twin.exists():
             twin.symlink_to(Path(data).resolve())
         paths = [data, str(twin)]
@@ -54,21 +54,20 @@ def settings(data: str, case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def loader_rows(data: str, workers: list[int], seconds: float) -> list[Row]:
+def loader_rows(data: str, workers: list[int], seconds: float, folder: Path) -> list[Row]:
     rows = []
     for name, case in CASES.items():
         for num_workers in workers:
-            training = open_batches(config_from_dict(settings(data, case)))
+            training = open_batches(config_from_dict(settings(data, case, folder)))
             found = time_loader(training, num_workers=num_workers, step_ms=None, seconds=seconds)
             rows.append({"case": name, "processes": num_workers, "tokens_per_s": round(found["tokens_per_s"])})
             print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
-def wait_row(data: str, num_workers: int) -> Row:
+def wait_row(data: str, num_workers: int, folder: Path) -> Row:
     """The small size for 60 steps: median tokens/s and share of a step waited, the first two log lines left out."""
-    folder = Path(tempfile.mkdtemp(prefix="loader_"))
-    tree = settings(data, CASES["masked"]) | {
+    tree = settings(data, CASES["masked"], folder) | {
         "model": {"num_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "mixers": ["se", "mr", "li"],
                   "max_position_embeddings": SEQUENCE_LENGTH},
         "hardware": {"compile_model": True, "num_workers": num_workers, "pin_memory": True},
@@ -113,10 +112,11 @@ def main() -> None:
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    rows = loader_rows(args.data, args.workers, args.seconds)
-    write(rows, args.out)
-    if args.train:
-        write([*rows, wait_row(args.data, max(args.workers))], args.out)
+    with tempfile.TemporaryDirectory(prefix="loader_") as name:
+        rows = loader_rows(args.data, args.workers, args.seconds, Path(name))
+        write(rows, args.out)
+        if args.train:
+            write([*rows, wait_row(args.data, max(args.workers), Path(name))], args.out)
 
 
 if __name__ == "__main__":

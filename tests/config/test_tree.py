@@ -139,6 +139,18 @@ from hyena_glt.errors import ConfigError
             "preprocessing.soft_masked_weight (0.5) has no effect with `soft_masked: keep`; remove it",
         ),
         (
+            "preprocessing.soft_masked=weight preprocessing.soft_masked_weight=1001",
+            "preprocessing.soft_masked_weight must lie between 0 and 1000, got 1001.0",
+        ),
+        (
+            "preprocessing.sequence_type=protein tokenization.kind=amino_acid preprocessing.near_duplicates.kmer_size=13",
+            "preprocessing.near_duplicates: kmer_size must be at most 12 for protein",
+        ),
+        (
+            "preprocessing.sequence_type=protein tokenization.kind=amino_acid preprocessing.variants.path=a.vcf",
+            "preprocessing.variants: a protein has no reference genome to apply them to; remove the section",
+        ),
+        (
             "preprocessing.go_terms.path=a.gaf",
             "preprocessing.go_terms: they are of proteins, and sequence_type is dna; remove them",
         ),
@@ -155,6 +167,10 @@ from hyena_glt.errors import ConfigError
         (
             "preprocessing.weight_regions.path=a.bed preprocessing.weight_regions.weight=1e9",
             "preprocessing.weight_regions.weight must lie between 0 and 1000, got 1000000000.0",
+        ),
+        (
+            "preprocessing.soft_masked=weight preprocessing.soft_masked_weight=900 preprocessing.weight_regions.path=a.bed",
+            "preprocessing.weight_regions: weight times soft_masked_weight must be at most 1000",
         ),
         ("data.mixture_weights=[1,2]", "data.mixture_weights needs one number for each of the 1 train_path, got 2"),
         ("data.reverse_complement=1.5", "data.reverse_complement must lie between 0 and 1, got 1.5"),

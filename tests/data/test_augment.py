@@ -83,7 +83,7 @@ def test_a_shifted_row_reads_on_in_its_record(tmp_path, tokenizer: Tokenizer, le
     plain = mixture.tokens(np.zeros_like(numbers), numbers)
     for shift in range(4):
         found = mixture.tokens(np.zeros_like(numbers), numbers, np.full(len(numbers), shift))
-        moved = 0
+        moved = []
         for number, (ids, own) in enumerate(zip(found.ids, plain.ids, strict=True)):
             first, filled = number // rows.pieces * 8 + number % rows.pieces * piece, int((own != 0).sum())
             shifted = every[first + shift : first + shift + filled]
@@ -91,12 +91,14 @@ def test_a_shifted_row_reads_on_in_its_record(tmp_path, tokenizer: Tokenizer, le
             if first + filled >= len(every) or shift > (following != 0).sum():
                 assert (ids == own).all(), "the record ends, or the next piece is too short"
                 continue
-            moved += 1
+            moved.append(number)
             assert ids[:filled].tolist() == shifted.tolist() and not ids[filled:].any()
             if found.weights is not None:
                 lower = [letter.islower() for letter in letters[first + shift : first + shift + filled]]
                 assert found.weights[number, :filled].tolist() == [0.5 if soft else 1.0 for soft in lower]
-        assert moved > 0.6 * len(numbers)
+        assert len(moved) > 0.6 * len(numbers)
+        said = np.flatnonzero(mixture.moved(np.zeros_like(numbers), numbers, np.full(len(numbers), shift)))
+        assert said.tolist() == (moved if shift else [])
 
 
 def test_rows_go_on_only_where_the_next_token_follows():

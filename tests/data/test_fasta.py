@@ -98,6 +98,7 @@ def test_layout_and_case_leave_no_trace_but_lower_case_is_known(tmp_path):
         (b">a\nAC-GT\n", "record 'a', line 2: '-' is a gap of an alignment; remove the gaps"),
         (b">a\nMKLEF\n", "record 'a', line 2: 'L' is not a letter of dna; correct it, or set preprocessing.sequence_type to protein"),
         (b">a\nACGT\n>\nAC\n", "line 3: the record has no name"),
+        (b">a x\rACGT\nACGT\n", "line 1: a carriage return stands inside the header, and what follows would be lost with it"),
         (b">a 1\nACGT\n>b\nA\n>a 2\nAC\n", "line 5: a record on line 1 is named 'a' too; rename one of them"),
     ],
 )
@@ -153,3 +154,9 @@ def test_any_division_into_spans_reads_the_same(tmp_path_factory, data):
                 else:
                     found[-1] = found[-1][0], found[-1][1] + letters
         assert found == read(path)
+
+
+def test_a_header_without_an_end_is_not_read_to_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(fasta, "MAX_HEADER_BYTES", 100)
+    monkeypatch.setattr(fasta, "CHUNK_BYTES", 64)
+    assert "line 3: a header without an end; this is not FASTA" in refused(tmp_path / "x.fa", b">a\nACGT\n>" + b"b" * 1000)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hyena_glt.data import homology
 from hyena_glt.data.homology import find_clusters, homology_clusters, plan_sketches, store_sketches
 from hyena_glt.data.similarity.clusters import cluster_records
-from hyena_glt.data.similarity.fracminhash import sketch
 from hyena_glt.dna import reverse_complement
 from hyena_glt.errors import DataError
 from tests.data.compared_job import mutated, store_records
+from tests.data.similarity.at_once import sketch
 from tests.data.small_folder import random_letters
 
 GENOME, OTHER = random_letters(5000), random_letters(3000, seed=1)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hyena_glt.config import GoTermsConfig, PreprocessingConfig, RegionsConfig, SplitConfig
+from hyena_glt.data import inputs
 from hyena_glt.data.inputs import find_annotations, find_inputs, named_annotations
+from hyena_glt.data.storage import Url
 from hyena_glt.errors import DataError
 
 
@@ -66,3 +68,15 @@ def test_each_annotation_has_a_name_of_its_own_and_listed_bed_files_are_annotati
     assert list(named_annotations(found)) == ["select_regions 1: x.bed", "select_regions 2: x.bed", "val_intervals: x.bed"]
     with pytest.raises(DataError, match=r"preprocessing.go_terms.path: no file 'gone\*.gaf'; check the path"):
         find_annotations(PreprocessingConfig(sequence_type="protein", go_terms=GoTermsConfig(path="gone*.gaf")))
+
+
+def test_inputs_of_an_object_store_are_called_as_local_ones(monkeypatch, tmp_path):
+    urls = [Url("s3", "bucket/in/a/x.fa"), Url("s3", "bucket/in/b/y.fa")]
+    monkeypatch.setattr(inputs, "find_objects", lambda url: urls)
+    assert find_inputs("s3://bucket/in") == {"a/x.fa": urls[0], "b/y.fa": urls[1]}
+    (tmp_path / "z.fa").write_text(">z\nACGT\n")
+    assert find_inputs(["s3://bucket/in", f"{tmp_path}/z.fa"]) == {"a/x.fa": urls[0], "b/y.fa": urls[1], "z.fa": tmp_path / "z.fa"}
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x.fa").write_text(">x\nACGT\n")
+    with pytest.raises(DataError, match="two inputs would both be called 'a/x.fa'; rename one of them"):
+        find_inputs(["s3://bucket/in", str(tmp_path)])

@@ -22,11 +22,12 @@ from hyena_glt.data.leakage import (
     summarise_all,
 )
 from hyena_glt.data.leakage_report import leakage_lines, located, refuse_leakage
-from hyena_glt.data.similarity.fracminhash import merge, sketch
+from hyena_glt.data.similarity.fracminhash import merge
 from hyena_glt.data.similarity.leakage import Leakage
 from hyena_glt.dna import reverse_complement
 from hyena_glt.errors import DataError
 from tests.data.compared_job import make_job, mutated
+from tests.data.similarity.at_once import sketch
 from tests.data.small_folder import random_letters
 
 WIDTH = 200
@@ -92,9 +93,9 @@ def test_what_is_said_stored_and_refused(tmp_path):
     job, tasks = planned(tmp_path)
     found = {"val": replace(run(plan_work(job, tasks)._replace(scale=1))["val"], worst=((43 * WIDTH, 1.0), (40 * WIDTH, 0.82)))}
     assert leakage_lines(found, job) == [
-        "val in train: 48.2 % of its 31-mers, 50 % of its windows by half or more, 20 % near-duplicates (MinHash, 0.8)",
-        "  1.fa val:601-800 (100 %)",
-        "  1.fa val:1-200 (82 %)",
+        "val in train: 48.2 % of its 31-mers, 50.0 % of its windows by half or more, 20.0 % near-duplicates (MinHash, 0.8)",
+        "  1.fa val:601-800 (100.0 %)",
+        "  1.fa val:1-200 (82.0 %)",
     ]
     assert located(found, job)["val"]["worst"][0] == {"source": "1.fa", "record": "val", "start": 600, "end": 800, "share": 1.0}
     assert json.loads(json.dumps(located(found, job))) == located(found, job)
@@ -103,7 +104,7 @@ def test_what_is_said_stored_and_refused(tmp_path):
         refuse_leakage(found, 0.1, job)
     assert str(caught.value) == (
         "train holds 48.2 % of the 31-mers of val, more than preprocessing.split.max_leakage (0.1) allows; most of 1.fa val:601-800 "
-        "(100 %), 1.fa val:1-200 (82 %); set preprocessing.split.by to cluster, remove the related records, or allow more"
+        "(100.0 %), 1.fa val:1-200 (82.0 %); set preprocessing.split.by to cluster, remove the related records, or allow more"
     )
 
 

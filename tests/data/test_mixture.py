@@ -54,12 +54,12 @@ def opened(folders: dict[str, str], names: Sequence[str], **settings: object) ->
         (["a/human/out", "b/mouse/out"], ["human", "mouse"]),
         (["a/human/out", "b/human/out"], ["a", "b"]),
         (["a/x", "a/y", "b/x"], ["a/x", "a/y", "b/x"]),
-        (["data", "data/data"], ["work", "data"]),
+        (["data", "data/data"], ["projects", "data"]),
         (["/data", "/more/data"], ["/data", "more/data"]),
     ],
 )
 def test_a_domain_is_named_by_what_tells_its_folder_apart(paths, names):
-    assert domain_names("data.train_path", [Path("/work") / path for path in paths]) == names
+    assert domain_names("data.train_path", [Path("/projects") / path for path in paths]) == names
 
 
 def test_a_dataset_named_twice(folders):
@@ -105,6 +105,17 @@ def test_rows_are_those_of_the_datasets_padded_to_the_widest(folders):
         places = number * 16 + np.arange((own != 0).sum())
         wanted = np.where((places < 115) & (name == "small"), 0.25, 1.0)
         assert weights[: len(places)].tolist() == wanted.tolist(), "a dataset without weights counts 1"
+
+
+def test_a_row_is_moved_also_where_its_letters_stay_the_same(tmp_path):
+    for name, letters in (("same", b"A" * 40), ("other", b"ACGT" * 10)):
+        write_data(tmp_path / name, CHAR, {"train": letters}, max_length=16)
+    mixture = opened({name: str(tmp_path / name) for name in ("same", "other")}, ["same", "other"], max_shift=8)
+    domains, numbers = np.repeat([0, 1], 3), np.tile([0, 1, 2], 2)
+    assert mixture.moved(domains, numbers, np.array([3, 8, 3, 3, 8, 3])).tolist() == [True, True, False] * 2
+    assert mixture.moved(domains, numbers, np.array([0, 8, 0, 9, 9, 0])).tolist() == [False, True, False, True, False, False]
+    plain = opened({"same": str(tmp_path / "same")}, ["same"])
+    assert plain.moved(domains[:1], numbers[:1], np.array([3])).tolist() == [False]
 
 
 def test_there_are_no_weights_where_no_dataset_has_them(folders):

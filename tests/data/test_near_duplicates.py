@@ -12,10 +12,10 @@ from hyena_glt.data import comparison
 from hyena_glt.data.comparison import are_among, staying_blocks
 from hyena_glt.data.job import Job, Task
 from hyena_glt.data.near_duplicates import Work, decide_all, near_duplicate_windows, plan_work, store_pairs, store_signatures
-from hyena_glt.data.similarity import near_duplicates as arithmetic
 from hyena_glt.data.similarity.minhash import signatures
 from hyena_glt.dna import reverse_complement
 from tests.data.compared_job import make_job, mutated
+from tests.data.similarity.at_once import near_duplicates
 from tests.data.small_folder import random_letters
 
 WIDTH = 200
@@ -42,7 +42,7 @@ def at_once(job: Job, tasks: list[Task], cfg: NearDuplicatesConfig) -> np.ndarra
     """All windows in memory, without tasks and buckets."""
     blocks = [block for task in tasks for block in staying_blocks(job, task)]
     letters, places = (np.concatenate([getattr(block, key) for block in blocks]) for key in ("letters_WL", "place_W"))
-    return arithmetic.near_duplicates(signatures(letters, cfg.kmer_size or 21, "dna", cfg.num_hashes), places, cfg.threshold)
+    return near_duplicates(signatures(letters, cfg.kmer_size or 21, "dna", cfg.num_hashes), places, cfg.threshold)
 
 
 def test_planted_copies_go_on_both_strands_and_unrelated_windows_stay(tmp_path):

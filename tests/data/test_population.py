@@ -38,7 +38,7 @@ from tests.data.sources.test_variants import slow_edits
 Site = tuple[int, str, list[str], list[tuple[tuple[int | None, ...], str]]]
 """0-based position, REF, ALTs, a call a sample."""
 NOTHING_LEFT = ("would be empty", "no sequence of the annotation", "no window is left")
-COUNTED = ("applied", "symbolic", "across_edge", "overlapping")
+COUNTED = ("sites", "applied", "symbolic", "across_edge", "overlapping")
 
 
 class Vcf(NamedTuple):
@@ -94,6 +94,7 @@ def slow_haplotypes(
         for contig, start, end in [region for region in regions if region[0] in vcf.sites] or (whole if not regions else []):
             sites = vcf.sites[contig]
             inside = [site for site in sites if site[0] < end and site[0] + len(site[1]) > start]
+            counts["sites"] += len(inside)
             for number, sample in enumerate(vcf.samples):
                 if not chosen or sample in chosen:
                     calls = [site[3][number][0] for site in inside]
@@ -255,12 +256,26 @@ def test_haplotypes_that_stand_are_not_built_again(tmp_path):
     [
         ({"samples": ("mothr",)}, r"preprocessing.variants.samples: no sample of .*x.vcf is named 'mothr'; did you mean mother\?"),
         ({"regions": ("2:1-5",)}, "preprocessing.variants.regions: .*x.vcf has no variants on '2', only on 1"),
+        ({"regions": ("1:1-5", "1:5-9")}, "preprocessing.variants.regions: two of '1' have bases in common; join them"),
         ({"regions": ("1:5-11",)}, "x.vcf: region 1:5-11 is not inside contig '1' of 10 bases"),
     ],
 )
 def test_settings_that_no_file_can_meet(tmp_path, changes, sentence):
     with pytest.raises(HyenaError, match=sentence):
         run_in_process(small(tmp_path, variants=changes))
+
+
+def test_more_alleles_in_a_call_than_are_read(tmp_path):
+    write_reference(tmp_path, CONTIG)
+    for copies in (8, 9):
+        calls: list[Site] = [(3, "T", ["G"], [((0, 1), "|"), ((1,) * copies, "/")])]
+        path = Vcf(["mother", "wheat"], {"1": calls}).write(tmp_path / f"{copies}.vcf", CONTIG)
+        cfg = config(tmp_path, [path], split=SplitConfig(val=0, test=0), max_length=20)
+        if copies == 8:
+            assert len(spelt(replace(cfg, preprocessing=replace(cfg.preprocessing, remove_duplicates=False)))) == 1 + 2 + 8
+        else:
+            with pytest.raises(DataError, match="9.vcf: sample 'wheat' has 9 alleles in a call, and at most 8 are read"):
+                run_in_process(replace(cfg, output=OutputConfig(path=str(tmp_path / "other"))))
 
 
 def test_files_that_do_not_fit(tmp_path):

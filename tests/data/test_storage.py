@@ -6,19 +6,22 @@ import os
 import subprocess
 import sys
 import textwrap
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import count
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from hyena_glt.data import parquet
 from hyena_glt.data.dataset import open_rows
+from hyena_glt.data.inputs import find_inputs
 from hyena_glt.data.manifest import locate_split, read_manifest
 from hyena_glt.data.readers import all_row_group_sizes, read_rows
 from hyena_glt.data.storage import (
     Url,
-    download,
     find_objects,
     is_folder,
     list_files,
@@ -103,23 +106,20 @@ def test_local_paths(tmp_path):
 # Objects
 
 
-def test_an_object_is_written_and_read(bucket, tmp_path):
+def test_an_object_is_written_and_read(bucket):
     url = bucket / "folder/a b#é.txt"
     assert size(url) is None and not is_folder(url.parent)
     write_bytes(url, b"abc")
     assert (size(url), read_bytes(url), size(url.parent), is_folder(url.parent)) == (3, b"abc", None, True)
     write_bytes(url, b"other")
     assert read_bytes(str(url)) == b"other"
-    download(url, tmp_path / "copy")
-    assert (tmp_path / "copy").read_bytes() == b"other" and names_in(tmp_path) == ["copy"]
 
 
 def test_large_files_there_and_back(bucket, tmp_path):
     content = np.random.default_rng(0).bytes(21 << 20)
     (tmp_path / "a").write_bytes(content)
     upload(tmp_path / "a", bucket / "a")
-    download(bucket / "a", tmp_path / "b")
-    assert (tmp_path / "b").read_bytes() == content
+    assert read_bytes(bucket / "a") == content
     with open_file(bucket / "a") as file:
         file.seek(20 << 20)
         assert file.read(100) == content[20 << 20 :][:100]
@@ -137,6 +137,19 @@ def test_listing_and_finding(bucket):
         "x?.fa": ["xy.fa"], "x/**": ["x/[1].fa", "x/a.fa", "x/b.fa.gz", "x/y/c.fa", "x/y/notes.txt"], "z": [], "z/*.fa": [], "x/a": [],
     }
     assert {pattern: [item.key.partition("/")[2] for item in find_objects(location(f"{bucket}/{pattern}"))] for pattern in found} == found
+
+
+def test_inputs_of_preprocessing(bucket):
+    for name in ("a/x.fa", "a/y/z.fna.gz", "a/notes.txt", "b/notes.txt", "b/1abc.cif.gz"):
+        write_bytes(bucket / name, b"")
+    assert find_inputs(f"{bucket}/a") == {"x.fa": bucket / "a/x.fa", "y/z.fna.gz": bucket / "a/y/z.fna.gz"}
+    refused = {
+        "b": f"no input in {bucket}/b: nothing there has a FASTA name", "c/*.fa": rf"no input in {bucket}/c/\*.fa: nothing is there",
+        "b/1abc.cif.gz": f"{bucket}/b/1abc.cif.gz: structures are read from local files; copy it to a folder",
+    }
+    for path, sentence in refused.items():
+        with pytest.raises(DataError, match=f"^preprocessing.input_path: {sentence}$"):
+            find_inputs(f"{bucket}/{path}")
 
 
 # Preprocessed data
@@ -184,6 +197,19 @@ def test_a_row_group_is_one_request(bucket, folder, monkeypatch):
     for index in (0, 1, 0):
         read_rows(bucket / "train/part-00000.parquet", index)
     assert not opened, "size and footer were read again"
+
+
+def test_no_more_objects_stay_open_than_the_bound(bucket, folder, monkeypatch):
+    copy_to(bucket, folder)
+    names = ["train/part-00000.parquet", "train/part-00001.parquet", "test/part-00000.parquet"]
+    wanted = [read_rows(folder / name, 0) for name in names]
+    opened, plain, counts = [], pq.ParquetFile, []
+    monkeypatch.setattr(pq, "ParquetFile", lambda *given, **settings: opened.append(1) or plain(*given, **settings))
+    monkeypatch.setattr(parquet, "MAX_OBJECTS", 2)
+    for number in (0, 1, 0, 2, 0, 1):
+        assert read_rows(bucket / names[number], 0).equals(wanted[number])
+        counts.append(len(opened))
+    assert counts == [1, 2, 2, 3, 3, 4], "the one that was not used for the longest time is closed"
 
 
 def test_an_object_that_was_replaced_is_read_anew(bucket, folder, tmp_path):
@@ -253,6 +279,31 @@ def test_credentials_that_are_refused(bucket, monkeypatch):
     for action in (lambda: read_bytes(bucket / "a"), lambda: write_bytes(bucket / "a", b"b"), lambda: size(bucket / "a")):
         with pytest.raises(DataError, match=sentence):
             action()
+
+
+class Answer(BaseHTTPRequestHandler):
+    """An S3 server whose bucket lies elsewhere, and that refuses names which begin with `bad`."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(400 if "/bad" in self.path else 301)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on stderr."""
+
+
+def test_a_bucket_in_another_region(server, monkeypatch):
+    with HTTPServer(("127.0.0.1", 0), Answer) as elsewhere:
+        Thread(target=elsewhere.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{elsewhere.server_port}")
+        with pytest.raises(DataError, match="s3://far/a: the bucket lies in another region; set AWS_REGION"):
+            size("s3://far/a")
+        with pytest.raises(DataError, match="s3://far/bad-301: the store refused"):
+            size("s3://far/bad-301")
+        elsewhere.shutdown()
 
 
 @pytest.mark.slow

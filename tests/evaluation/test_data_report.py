@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyena_glt.data.dataset import open_rows
+from hyena_glt.data.leakage_report import percent
 from hyena_glt.data.manifest import read_manifest
 from hyena_glt.evaluation.data_figures import COLOURS, MAX_BINS, bins, grouped_bars, histogram, spectrum
 from hyena_glt.evaluation.data_leakage import measure_leakage
 from hyena_glt.evaluation.data_report import MOST_LISTED, render
 from hyena_glt.evaluation.data_statistics import describe
-from hyena_glt.evaluation.data_summary import DataSummary, percent, plain, sentences, verdict
+from hyena_glt.evaluation.data_summary import DataSummary, plain, sentences, verdict
 from hyena_glt.tokenizers.letters import LetterTokenizer
 from tests.data.made_folder import make_folder
 from tests.data.small_folder import random_letters, write_folder
@@ -67,7 +68,7 @@ def test_verdict_and_sentences(dna):
     )
     train, val, leakage = sentences(dna)
     assert train.startswith("train: 40 windows of 150 bases on average, GC ") and train.endswith("0 repeated windows, on either strand")
-    assert "val: 20 windows" in val and leakage.endswith("20.0 % near-duplicates (MinHash, 0.9), 4 of 20 windows the same")
+    assert "val: 20 windows" in val and leakage.endswith("20.0 % near-duplicates (MinHash, 0.8), 4 of 20 windows the same")
 
 
 def test_plain_numbers(dna):

@@ -55,6 +55,12 @@ def test_rows_cut_and_augmented(tmp_path):
     assert {row["reversed"] for row in rows} == {True, False} and {row["shift"] > 0 for row in rows} == {True, False}
 
 
+def test_shifted_rows_of_one_letter_are_said_to_be_shifted(tmp_path):
+    cfg = config(make(tmp_path, records={"a": b"A" * 1200}), "data.max_shift=9")
+    rows = shown_rows(cfg, batches=8)
+    assert all(row["shift"] == row["start"] % WIDTH for row in rows) and sum(row["shift"] > 0 for row in rows) > 20
+
+
 def test_mixture(tmp_path):
     one, two = make(tmp_path, name="one"), make(tmp_path, name="two", records={"c": random_letters(2400, seed=3)})
     result = debug_data(config(f"[{one},{two}]", batch_size=8), seconds=0.0)

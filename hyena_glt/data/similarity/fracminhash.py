@@ -11,15 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ...dna import SequenceType
-from .kmers import hash_chunks, kmer_hashes, row_blocks
-
-
-def sketch(letters_L: np.ndarray, k: int, sequence_type: SequenceType, scale: int) -> np.ndarray:
-    """Letters uint8 [L] -> sampled hashes, uint64 [M], sorted and distinct.
-
-    Pieces of one record are sketched apart when each takes the first k - 1 letters of the next along.
-    """
-    return merge(hashes[hashes < hash_limit(scale)] for hashes in hash_chunks(letters_L, k, sequence_type))
+from .kmers import kmer_hashes, row_blocks
 
 
 def merge(sketches: Iterable[np.ndarray]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Signatures are cut into bands; windows with the same hashes in one band are compared (locality-sensitive hashing). The work splits
 in three: `band_rows` for any windows, `similar_pairs` for any set of keys with all the rows of each key, and `decide` for all
-pairs. The outcome is that of `near_duplicates`, however the work was split.
+pairs. The outcome is the same, however the work was split.
 
 Windows are compared as they were cut: a copy that begins elsewhere in its window shares only what both windows hold, and is found
 only if that is enough for the threshold. What k-mers train holds wherever they stand is measured by `leakage`.
@@ -16,10 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...dna import SequenceType
 from .fracminhash import distinct_pairs
 from .kmers import mix
 from .minhash import NO_KMERS, similarity
 
+NEAR_DUPLICATE_K: dict[SequenceType, int] = {"dna": 21, "rna": 21, "protein": 5}
+"""The defaults of `preprocessing.near_duplicates.kmer_size`, and what leakage is measured with."""
 MAX_LEADERS = 64
 """Windows of one bucket that the others are compared with, at most: bounds the work in a bucket of 100,000 to 64 looks each."""
 RECALL = 0.95
@@ -143,10 +146,3 @@ def decide(pairs_P2: np.ndarray) -> np.ndarray:
         if earlier not in dropped:
             dropped.add(later)
     return np.array(sorted(dropped), np.int64)
-
-
-def near_duplicates(hash_WH: np.ndarray, place_W: np.ndarray, threshold: float) -> np.ndarray:
-    """Places, int64 sorted, of the windows that go, for all windows at once; `place_W` int64, distinct, in any order."""
-    order = np.argsort(place_W)
-    keys, places = band_rows(hash_WH, place_W, choose_bands(hash_WH.shape[1], threshold))
-    return decide(similar_pairs(keys, places, Signatures(place_W[order], hash_WH[order]), threshold))

@@ -37,23 +37,24 @@ _FIELDS = {
 
 
 def read_go_terms(
-    path: Path, *, aspects: tuple[Aspect, ...] = ("P", "F", "C"), leave_out_evidence: tuple[str, ...] = ()
+    path: Path, *, aspects: tuple[Aspect, ...] = ("P", "F", "C"), exclude_evidence: tuple[str, ...] = ()
 ) -> dict[str, tuple[str, ...]]:
     """Accession -> its GO terms, distinct and sorted.
 
-    A term with the qualifier NOT, which the protein was shown not to have, is left out. `leave_out_evidence` holds evidence
+    A term with the qualifier NOT, which the protein was shown not to have, is left out. `exclude_evidence` holds evidence
     codes. DataError with file and line for what cannot be read; also for an unknown code and if no term is left.
     """
-    for code in leave_out_evidence:
+    for code in exclude_evidence:
         if code not in EVIDENCE_CODES:
-            raise DataError(f"leave_out_evidence: {code!r} is no evidence code; there are {listed(EVIDENCE_CODES, code, limit=30)}")
+            known = listed(EVIDENCE_CODES, code, limit=30)
+            raise DataError(f"preprocessing.go_terms.exclude_evidence: {code!r} is no evidence code; there are {known}")
     terms: defaultdict[str, set[str]] = defaultdict(set)
     for fields in _annotations(path):
         is_negative = "NOT" in fields["Qualifier"]
-        if fields["Aspect"] in aspects and fields["Evidence"] not in leave_out_evidence and not is_negative:
+        if fields["Aspect"] in aspects and fields["Evidence"] not in exclude_evidence and not is_negative:
             terms[fields["DB_Object_ID"]].add(fields["GO_ID"])
     if not terms:
-        without = f" without evidence {', '.join(leave_out_evidence)}" if leave_out_evidence else ""
+        without = f" without evidence {', '.join(exclude_evidence)}" if exclude_evidence else ""
         raise DataError(f"{path}: no protein has a GO term of aspect {', '.join(aspects)}{without}; ask for more, or take another file")
     return {accession: tuple(sorted(found)) for accession, found in sorted(terms.items())}
 

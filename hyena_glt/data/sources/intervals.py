@@ -34,11 +34,6 @@ class Intervals:
         """How many intervals end behind a sequence of this many bases, as those over the origin of a circular one do."""
         return int(np.count_nonzero(self.end_K > length))
 
-    def clipped(self, length: int) -> Intervals:
-        """What lies on a sequence of this many bases; intervals that lie wholly behind it are left out."""
-        kept = np.searchsorted(self.start_K, length)
-        return Intervals(self.start_K[:kept], np.minimum(self.end_K[:kept], length), self.strand_K[:kept], self.label_K[:kept])
-
     @cached_property
     def reach_K(self) -> np.ndarray:
         """The last base that an interval or one before it reaches, plus 1; ascending, so that it can be searched."""
@@ -96,17 +91,6 @@ def overlapping(intervals: Intervals, start_W: np.ndarray, end_W: np.ndarray) ->
     bounds = np.searchsorted(window_P, np.arange(len(start_W) + 1)).tolist()
     labels = [names[code] for code in code_P.tolist()]
     return [tuple(filter(None, labels[low:high])) for low, high in pairwise(bounds)]
-
-
-def coverage(stretches: Stretches, window_start: int, window_end: int) -> np.ndarray:
-    """Which bases of a window lie in a stretch, bool [window_end - window_start]."""
-    start, end = stretches
-    near = slice(np.searchsorted(end, window_start, "right"), np.searchsorted(start, window_end, "left"))
-    steps = np.zeros(window_end - window_start + 1, np.int8)
-    # Added apart, because one stretch may end where the next begins.
-    steps[np.maximum(start[near], window_start) - window_start] += 1
-    steps[np.minimum(end[near], window_end) - window_start] -= 1
-    return np.cumsum(steps[:-1], dtype=np.int8).astype(bool)
 
 
 def _pairs(low_N: np.ndarray, high_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ...dna import ALPHABETS, SequenceType
 from ...errors import DataError
+from ..inputs import STRUCTURES
 from .lines import unpacked
 
 try:
@@ -20,8 +21,6 @@ try:
 except ImportError as error:
     raise DataError("PDB and mmCIF files need gemmi; pip install 'hyena-glt[sources]'") from error
 
-SUFFIXES = tuple(kind + packed for kind in (".pdb", ".ent", ".cif", ".mmcif") for packed in ("", ".gz"))
-"""What a structure file is called."""
 POLYMERS: dict[SequenceType, tuple[gemmi.PolymerType, ...]] = {
     "protein": (gemmi.PolymerType.PeptideL, gemmi.PolymerType.PeptideD),
     "dna": (gemmi.PolymerType.Dna,),
@@ -42,8 +41,7 @@ class Polymer(NamedTuple):
     name: str
     """The structure's identifier (else the file's name) and the author's name of the first chain: 1ABC_A."""
     letters: str
-    is_whole: bool
-    """False where the file does not give the sequence, so that only residues with coordinates are known."""
+    """As deposited; where the file does not give that, of the residues with coordinates."""
 
 
 def read_structure(path: Path, sequence_type: SequenceType) -> list[Polymer]:
@@ -54,7 +52,7 @@ def read_structure(path: Path, sequence_type: SequenceType) -> list[Polymer]:
     """
     kind = re.fullmatch(r".*\.(pdb|ent|cif|mmcif)(\.gz)?", path.name, re.IGNORECASE)
     if not kind:
-        raise DataError(f"{path}: is none of {' '.join(SUFFIXES)} by its name; rename or convert it")
+        raise DataError(f"{path}: is none of {' '.join(STRUCTURES)} by its name; rename or convert it")
     with unpacked(path) as file:  # gemmi would read a .pdb.gz that is cut short without a word
         content = file.read()
     try:
@@ -95,7 +93,7 @@ def _polymers(structure: gemmi.Structure, name: str, sequence_type: SequenceType
         # The author's chain names need not be unique in mmCIF, the entities' are.
         unique = f"{name}_{chain}" if chain not in taken else f"{name}_{chain}_{entity.name}"
         taken.add(chain)
-        yield Polymer(re.sub(r"\s+", "_", unique), "".join(map(letter, residues)), bool(entity.full_sequence))
+        yield Polymer(re.sub(r"\s+", "_", unique), "".join(map(letter, residues)))
 
 
 def _is_of_type(known: gemmi.PolymerType, residues: list[str], sequence_type: SequenceType) -> bool:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyena_glt.data.similarity.clusters import NEIGHBOURS, cluster_records, connected_components
-from hyena_glt.data.similarity.fracminhash import sketch
+from tests.data.similarity.at_once import sketch
 
 
 def slow_components(num_nodes: int, edges: list[tuple[int, int]]) -> list[int]:

@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyena_glt.data.similarity.fracminhash import choose_scale, distinct_pairs, hash_limit, merge, sketch, sketch_rows
+from hyena_glt.data.similarity.fracminhash import choose_scale, distinct_pairs, hash_limit, merge, sketch_rows
 from hyena_glt.data.similarity.kmers import kmer_hashes
+from tests.data.similarity.at_once import sketch
 
 dna = st.text("ACGTN", max_size=120)
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyena_glt.data.similarity.fracminhash import merge, sketch
+from hyena_glt.data.similarity.fracminhash import merge
 from hyena_glt.data.similarity.leakage import Matches, match_windows, summarise
 from hyena_glt.dna import reverse_complement
+from tests.data.similarity.at_once import sketch
 
 
 def as_matrix(texts: list[str]) -> np.ndarray:

@@ -19,12 +19,12 @@ from hyena_glt.data.similarity.near_duplicates import (
     band_rows,
     choose_bands,
     decide,
-    near_duplicates,
     shares_key,
     similar_pairs,
     similar_to_train,
 )
 from hyena_glt.dna import reverse_complement
+from tests.data.similarity.at_once import near_duplicates
 
 H = 16
 

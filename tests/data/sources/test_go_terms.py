@@ -62,14 +62,14 @@ def test_what_is_left_out(write):
         line("P2", "GO:0000004", "P", "ND"),
     )
     assert read_go_terms(path) == {"P1": ("GO:0000002", "GO:0000003"), "P2": ("GO:0000004",)}
-    assert read_go_terms(path, leave_out_evidence=("IEA", "ND")) == {"P1": ("GO:0000003",)}
+    assert read_go_terms(path, exclude_evidence=("IEA", "ND")) == {"P1": ("GO:0000003",)}
     assert read_go_terms(path, aspects=("F", "P")) == {"P1": ("GO:0000002",), "P2": ("GO:0000004",)}
 
 
 def test_a_real_file():
     with gzip.open(REAL, "rt") as file:
         rows = [row.rstrip("\n").split("\t") for row in file if not row.startswith("!")]
-    reviewed = read_go_terms(REAL, aspects=("F",), leave_out_evidence=("IEA", "ND"))
+    reviewed = read_go_terms(REAL, aspects=("F",), exclude_evidence=("IEA", "ND"))
     wanted = {(row[1], row[4]) for row in rows if row[8] == "F" and row[6] not in ("IEA", "ND") and "NOT" not in row[3].split("|")}
     assert {(name, term) for name, terms in reviewed.items() for term in terms} == wanted and len(wanted) == 20
     assert len(read_go_terms(REAL)) == 139
@@ -94,8 +94,9 @@ def test_a_malformed_line_is_named(write, bad, sentence):
 def test_refusals(write, tmp_path):
     assert refusal(write(version="9")).startswith(f"{tmp_path}/a.gaf, line 1: Unknown GAF version !gaf-version: 9")
     path = write(line("P1", "GO:0000001", "P", "IEA"))
-    assert refusal(path, leave_out_evidence=("IEAA",)).startswith("leave_out_evidence: 'IEAA' is no evidence code; there are IEA, ")
-    assert refusal(path, aspects=("P", "C"), leave_out_evidence=("IEA",)) == (
+    unknown = "preprocessing.go_terms.exclude_evidence: 'IEAA' is no evidence code; there are IEA, "
+    assert refusal(path, exclude_evidence=("IEAA",)).startswith(unknown)
+    assert refusal(path, aspects=("P", "C"), exclude_evidence=("IEA",)) == (
         f"{path}: no protein has a GO term of aspect P, C without evidence IEA; ask for more, or take another file"
     )
 

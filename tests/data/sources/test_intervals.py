@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyena_glt.data.sources.intervals import Intervals, Stretches, coverage, intersect, overlapping, subtract, union
+from hyena_glt.data.sources.intervals import Intervals, Stretches, intersect, overlapping, subtract, union
 
 LENGTH = 40
 spans = st.lists(st.tuples(st.integers(0, LENGTH), st.integers(1, 12)).map(lambda pair: (pair[0], pair[0] + pair[1])), max_size=12)
@@ -57,17 +57,6 @@ def test_subtract_where_stretches_touch(bases, cut):
     assert_equal(subtract(runs(set(range(LENGTH + 1))), touching), runs(set(range(LENGTH + 1)) - bases))
 
 
-@given(stretches, st.integers(0, LENGTH), st.integers(1, LENGTH))
-def test_coverage(pairs, start, length):
-    covered = bases_of(pairs)
-    found = coverage(pairs, start, start + length)
-    assert found.dtype == bool and found.tolist() == [base in covered for base in range(start, start + length)]
-
-
-def test_coverage_where_stretches_touch():
-    assert coverage(arrays([(0, 3), (3, 5), (6, 7)]), 2, 8).tolist() == [True, True, True, False, True, False]
-
-
 @given(spans, st.lists(st.integers(0, LENGTH), max_size=8), st.integers(1, 9), st.data())
 def test_overlapping(pairs, starts, width, data):
     labels = data.draw(st.lists(st.sampled_from(["", "CDS", "exon", "gene"]), min_size=len(pairs), max_size=len(pairs)))
@@ -86,10 +75,6 @@ def test_overlapping_needs_a_shared_base():
 
 
 @given(spans, st.integers(0, LENGTH + 15))
-def test_clipped(pairs, length):
-    intervals = labelled(pairs, [f"{start}-{end}" for start, end in pairs])
-    clipped = intervals.clipped(length)
-    kept = [(start, end) for start, end in sorted(pairs) if start < length]
-    assert list(zip(clipped.start_K, clipped.end_K, strict=True)) == [(start, min(end, length)) for start, end in kept]
-    assert clipped.label_K == tuple(f"{start}-{end}" for start, end in kept)
+def test_intervals_beyond_the_end_are_counted(pairs, length):
+    intervals = labelled(pairs, [""] * len(pairs))
     assert intervals.num_beyond(length) == sum(end > length for _, end in pairs)

@@ -76,40 +76,40 @@ def refusal(path: Path, sequence_type: str = "protein") -> str:
 
 @pytest.mark.parametrize("name", ["1A8O.pdb.gz", "1A8O.cif.gz"])
 def test_selenomethionine_reads_as_methionine(name):
-    assert read_structure(STRUCTURES / name, "protein") == [Polymer("1A8O_A", CAPSID, True)]
+    assert read_structure(STRUCTURES / name, "protein") == [Polymer("1A8O_A", CAPSID)]
 
 
 def test_protein_and_dna_of_one_file():
     path = STRUCTURES / "1LCD.pdb.gz"
     (repressor,) = read_structure(path, "protein")
-    assert repressor == Polymer("1LCD_A", "MKPVTLYDVAEYAGVSYQTVSRVVNQASHVSAKTREKVEAAMAELNYIPNR", True)
-    assert read_structure(path, "dna") == [Polymer("1LCD_B", "AATTGTGAGCG", True), Polymer("1LCD_C", "CGCTCACAATT", True)]
+    assert repressor == Polymer("1LCD_A", "MKPVTLYDVAEYAGVSYQTVSRVVNQASHVSAKTREKVEAAMAELNYIPNR")
+    assert read_structure(path, "dna") == [Polymer("1LCD_B", "AATTGTGAGCG"), Polymer("1LCD_C", "CGCTCACAATT")]
 
 
 def test_the_file_names_the_parent_of_a_residue_that_nobody_knows(write):
     with gzip.open(STRUCTURES / "1A8O.pdb.gz", "rt") as file:
         text = file.read().replace("MSE", "ZZZ")
-    assert read_structure(write("a.pdb", text), "protein") == [Polymer("1A8O_A", CAPSID, True)]
+    assert read_structure(write("a.pdb", text), "protein") == [Polymer("1A8O_A", CAPSID)]
     bare = "".join(line for line in text.splitlines(True) if not line.startswith("MODRES"))
-    assert read_structure(write("a.pdb", bare), "protein") == [Polymer("1A8O_A", CAPSID.replace("M", "X"), True)]
+    assert read_structure(write("a.pdb", bare), "protein") == [Polymer("1A8O_A", CAPSID.replace("M", "X"))]
 
 
 def test_residues_without_a_parent_are_unknown():
     """AIB counts as alanine; for PH8 and the cap NH2 no residue is known that they replace."""
-    assert read_structure(STRUCTURES / "2N0N.pdb.gz", "protein") == [Polymer("2N0N_A", "HAEGKFTSEFXX", True)]
+    assert read_structure(STRUCTURES / "2N0N.pdb.gz", "protein") == [Polymer("2N0N_A", "HAEGKFTSEFXX")]
 
 
 def test_rna_selenocysteine_and_the_chains_of_the_author(write):
     path = write("a.cif", RNA_CIF)
-    assert read_structure(path, "rna") == [Polymer("9XYZ_R", "GUN", True)]
-    assert read_structure(path, "protein") == [Polymer("9XYZ_Q", "MXU", True)]
+    assert read_structure(path, "rna") == [Polymer("9XYZ_R", "GUN")]
+    assert read_structure(path, "protein") == [Polymer("9XYZ_Q", "MXU")]
 
 
 def test_only_what_is_observed_where_the_sequence_is_not_given(write):
     with gzip.open(STRUCTURES / "1A8O.pdb.gz", "rt") as file:
         atoms = [line for line in file if line.startswith(("ATOM", "HETATM", "TER"))]
     observed = "".join(atoms)
-    assert read_structure(write("model.pdb", observed), "protein") == [Polymer("model_A", CAPSID, False)]
+    assert read_structure(write("model.pdb", observed), "protein") == [Polymer("model_A", CAPSID)]
     gapped = "".join(line for line in atoms if line[22:26] != " 153")
     (polymer,) = read_structure(write("model.pdb", gapped), "protein")
     assert polymer.letters == CAPSID[:2] + CAPSID[3:]
@@ -130,7 +130,7 @@ def test_copies_of_a_chain_are_one_polymer(write):
         lines = [line for line in file if line.startswith(("SEQRES", "ATOM", "HETATM")) and "HOH" not in line]
     both = [line for chain in "AB" for line in (line.replace(" A ", f" {chain} ", 1) for line in lines)]
     both.sort(key=lambda line: not line.startswith("SEQRES"))
-    assert read_structure(write("pair.pdb", "".join(both)), "protein") == [Polymer("pair_A", CAPSID, True)]
+    assert read_structure(write("pair.pdb", "".join(both)), "protein") == [Polymer("pair_A", CAPSID)]
 
 
 def test_a_file_without_the_wanted_polymer(write):
