@@ -135,8 +135,8 @@ def test_config_check_lists_what_would_stop(capsys):
         "sweep": ["tune.space: lr is not built yet, nor are other sweeps; remove it"],
     }
     assert err == [
-        "note: preprocess would stop: output.format: hdf5 is not built yet; set it to parquet",
         "note: pretrain would stop: compression.method: fp16 is not built yet; remove it",
+        "note: sweep would stop: tune.space: lr is not built yet, nor are other sweeps; remove it",
     ]
 
 
