@@ -1,6 +1,7 @@
 """From FASTA to tokenized shards: the stages in order. Runs on the driver; each stage's work runs on Ray's workers.
 
-inputs -> checksums -> records and clean letters -> splits and windows -> repeats -> shards -> manifest
+inputs -> checksums -> records and clean letters (haplotypes too) -> splits and windows -> repeats, near-duplicates, leakage -> shards ->
+manifest
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from hyena_glt.data.batches import Batch, EvaluationBatches, Slice, TrainingBatc
 from hyena_glt.data.dataset import open_rows
 from hyena_glt.data.mixture import open_training
 from hyena_glt.data.order import Shuffle
+from hyena_glt.errors import DataError
 from hyena_glt.objectives import IGNORE, CausalLM, MaskedLM, Objective
 from hyena_glt.tokenizers.base import MASK
 from tests.data.small_folder import random_letters, write_folder
@@ -183,3 +186,21 @@ def test_specials_frame_the_tokens_of_a_batch(tmp_path):
     assert batch.inputs.tolist() == [[2, 5, 6, 7, 8, 5, 3, 0, 0, 0]]
     assert batch.targets.tolist() == [[5, 6, 7, 8, 5] + [IGNORE] * 5]
     assert batch.padding.tolist() == [[False] * 7 + [True] * 3] and batch.num_tokens == 7
+
+
+@pytest.mark.slow
+def test_loader_processes_end_with_what_reads_them_and_pass_on_our_sentences(folder, tmp_path):
+    batches = training(folder, Slice(0, 1, 4, 1))
+    stream = load(batches, range(10**6), num_workers=1)
+    assert equal(next(stream), batches[0]) and equal(next(stream), batches[1])
+    stream.close()
+    assert not [child for child in multiprocessing.active_children() if child.is_alive()]
+
+    damaged = shutil.copytree(folder, tmp_path / "out")
+    for shard in damaged.glob("train/*.parquet"):
+        content = bytearray(shard.read_bytes())
+        content[4:400] = bytes(396)
+        shard.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        list(load(training(damaged, Slice(0, 1, 4, 1)), range(10), num_workers=1))
+    assert str(caught.value).startswith(f"{damaged}/train/part-") and "Traceback" not in str(caught.value)
