@@ -165,16 +165,19 @@ def load(dataset: Dataset, order: range, *, num_workers: int = 0, pin_memory: bo
     Close it, or let go of it, to end the processes before the order does.
     """
     sampler = _Stoppable(order)
-    batches = iter(
-        DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=sampler,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            multiprocessing_context="spawn" if num_workers else None,  # fork is unsafe once Ray and CUDA threads run
-        )
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        multiprocessing_context="spawn" if num_workers else None,  # fork is unsafe once Ray and CUDA threads run
     )
+    # Here and not in the generator: it draws from torch's random numbers, which belong to the step once that has begun.
+    return _until_closed(iter(loader), sampler)
+
+
+def _until_closed(batches: Iterator[Batch], sampler: _Stoppable) -> Iterator[Batch]:
     try:
         yield from batches
     except HyenaError as error:  # torch wraps what a process raises in its traceback
