@@ -29,8 +29,8 @@ data/genomes/ecoli_K12_MG1655.fa.gz: .venv/.installed
 data/genomes/uniprot_sample_20k.fa.gz: .venv/.installed
 	tests/data/fetch_genomes.sh data/genomes protein
 
-test: .venv/.installed  ## the whole suite
-	$(BIN)/python -m pytest -q
+test: .venv/.installed  ## the suite, a quarter of an hour on two cores
+	$(BIN)/python -m pytest -q -m "not long"
 
 fast: .venv/.installed  ## the suite without what takes long
 	$(BIN)/python -m pytest -q -m "not slow"
@@ -40,6 +40,7 @@ check: .venv/.installed  ## lint, and types where they are complete
 	$(BIN)/mypy
 
 long: data/genomes/ecoli_K12_MG1655.fa.gz ecoli ecoli-masked protein  ## longer runs and benchmarks; their logs are committed under tests/benchmarks/results
+	$(BIN)/python -m pytest -q -m long
 	$(BIN)/python tests/benchmarks/operators_cpu.py
 	$(BIN)/python tests/benchmarks/fuzz_inputs.py 10000
 	$(BIN)/python tests/long/kill_preprocessing.py $< --set tokenization.stride=2 output.chunk_size=20000

@@ -96,7 +96,7 @@ def test_killed_while_shards_become_hdf5(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file_format", ["parquet", "hdf5"])
+@pytest.mark.parametrize("file_format", ["parquet", pytest.param("hdf5", marks=pytest.mark.long)])
 def test_killed_while_it_fills_an_object_store(folder: Path, bucket: Url, file_format: str) -> None:
     output, scratch = bucket / "out", folder / "scratch"
     words = ["preprocess", *settings(folder, output, f"output.format={file_format}", f"output.scratch_path={scratch}")]

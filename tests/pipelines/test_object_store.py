@@ -65,6 +65,7 @@ def test_from_fasta_to_scores(genomes: Url, bucket: Url, tmp_path: Path) -> None
     assert scores["rows"] == first["splits"]["test"]["rows"] and scores["metrics"]["loss"] > 0
 
 
+@pytest.mark.long
 def test_the_bytes_are_those_of_a_local_run(genomes: Url, bucket: Url, tmp_path: Path) -> None:
     """The manifests alone differ, in the path."""
     for output in (bucket / "data", tmp_path / "data"):

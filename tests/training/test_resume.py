@@ -228,6 +228,7 @@ def test_a_finished_run_prints_its_result(unbroken: tuple[int, Path], data: Path
     assert (run / METRICS_FILE).read_text() == before
 
 
+@pytest.mark.long
 def test_two_workers_weigh_tokens_as_one_does(tmp_path: Path, ray_session: None) -> None:
     """Soft-masked bases count 0.1 of a mixture's loss; the workers' shares of the weight differ."""
     paths = [write_lambda_data(tmp_path / name, {"kind": "char"}, soft_masked=weight) for name, weight in (("a", 0.1), ("b", None))]
