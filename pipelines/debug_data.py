@@ -12,7 +12,7 @@ import numpy as np
 
 from hyena_glt.config import Config, only_task, require_built
 from hyena_glt.data.augment import build_augmentation
-from hyena_glt.data.batches import Batch, Slice, TrainingBatches, load
+from hyena_glt.data.batches import Batch, Request, Serving, Slice, TrainingBatches, load
 from hyena_glt.data.dataset import Rows
 from hyena_glt.data.mixture import open_training
 from hyena_glt.errors import ConfigError
@@ -29,6 +29,19 @@ SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
+class FirstWorker:
+    """What a run's first and only worker gets at its start."""
+
+    training: TrainingBatches
+    part: Slice
+    serving: Serving
+
+    def request(self, micro_step: int) -> Request:
+        """What a micro-step takes."""
+        return self.part.request(micro_step, self.serving)
+
+
+@dataclass(frozen=True, slots=True)
 class Drawn:
     """The rows of one micro-step before the objective: B rows of L tokens."""
 
@@ -40,6 +53,8 @@ class Drawn:
     """Tokens that each row starts later, int64 [B]."""
     turned: np.ndarray
     """Whether each row is read from the other strand, bool [B]."""
+    offsets: np.ndarray
+    """Tokens of its row that stand before a piece, int64 [B]."""
     ids: np.ndarray
     """uint [B, L], as the objective gets them."""
 
@@ -54,33 +69,39 @@ def debug_data(cfg: Config, *, batches: int = 2, step_ms: float | None = None, s
     require_built(cfg, "pretrain")
     if cfg.data.train_path is None:
         raise ConfigError("data.train_path: needed to show training data; give the folder that `hyena-glt preprocess` wrote")
-    training = open_batches(cfg)
-    shown = [_show(training, number) for number in range(batches)]
-    loader = time_loader(training, num_workers=cfg.hardware.num_workers, step_ms=step_ms, seconds=seconds)
+    first = open_batches(cfg)
+    shown = [_show(first, number) for number in range(batches)]
+    loader = time_loader(first, num_workers=cfg.hardware.num_workers, step_ms=step_ms, seconds=seconds)
     _say(loader_sentence(loader))
-    return {"datasets": list(training.mixture.domains), "width": training.mixture.width, "batches": shown, "loader": loader}
+    mixture = first.training.mixture
+    return {"datasets": list(mixture.domains), "width": mixture.width, "batches": shown, "loader": loader}
 
 
-def open_batches(cfg: Config) -> TrainingBatches:
-    """The micro-batches of a run's first and only worker."""
+def open_batches(cfg: Config) -> FirstWorker:
+    """The micro-batches of a run's first and only worker, with the first sequence length and masking rate of a curriculum."""
     mixture, data, training = open_training(cfg.data), cfg.data, cfg.training
     part = Slice(0, 1, training.batch_size, training.gradient_accumulation_steps)
     objective = build_objective(only_task(cfg.tasks), mixture.tokenizer)
-    return TrainingBatches(mixture, objective, training.seed, part, data.shuffle_row_groups, build_augmentation(data, training.seed))
+    batches = TrainingBatches(mixture, objective, training.seed, data.shuffle_row_groups, build_augmentation(data, training.seed))
+    lengths, masking = (getattr(cfg.curriculum, name, None) for name in ("sequence_length", "mask_probability"))
+    serving = Serving(sequence_length=lengths and lengths.values[0], mask_probability=masking and masking.values[0])
+    return FirstWorker(batches, part, serving)
 
 
 # What a batch holds
 
 
-def draw(training: TrainingBatches, micro_step: int) -> Drawn:
+def draw(first: FirstWorker, micro_step: int) -> Drawn:
     """The rows of a micro-step, and how they were augmented."""
-    positions = training.part.positions(micro_step)
-    domains, numbers = training.stream.rows(positions)
-    shifts, turned = np.zeros(len(positions), np.int64), np.zeros(len(positions), bool)
+    training, request = first.training, first.request(micro_step)
+    domains, numbers = training.places(request)
+    shifts, turned = np.zeros(request.num_rows, np.int64), np.zeros(request.num_rows, bool)
     if training.augmentation is not None:
-        shifts, turned = training.augmentation.draw(positions)
+        shifts, turned = training.augmentation.draw(request.positions)
         shifts = np.where(training.mixture.moved(domains, numbers, shifts), shifts, 0)
-    return Drawn(domains, numbers, shifts, turned, training.read(domains, numbers, positions).ids)
+    rows, pieces = training.read(request, domains, numbers)
+    offsets = np.tile(np.arange(pieces) * (first.serving.sequence_length or 0), request.num_rows)
+    return Drawn(*(np.repeat(values, pieces) for values in (domains, numbers, shifts, turned)), offsets, rows.ids)
 
 
 def marks(tokenizer: Tokenizer, ids: np.ndarray, inputs: np.ndarray, targets: np.ndarray) -> str:
@@ -115,9 +136,9 @@ def _shorten_marks(text: str) -> str:
     return f"{text[:LETTERS_BEFORE_GAP]}{gap}{text[-LETTERS_BEHIND_GAP:]}"
 
 
-def _show(training: TrainingBatches, micro_step: int) -> Result:
+def _show(first: FirstWorker, micro_step: int) -> Result:
     """Write one micro-batch to stderr; the same as plain values."""
-    drawn, batch = draw(training, micro_step), training[micro_step]
+    training, drawn, batch = first.training, draw(first, micro_step), first.training[first.request(micro_step)]
     unknown = int((drawn.ids == UNK).sum())
     shares = {
         "padding_share": 1.0 - batch.num_tokens / drawn.ids.size, "scored_share": batch.num_scored / max(batch.num_tokens, 1),
@@ -162,7 +183,7 @@ def _places(training: TrainingBatches, drawn: Drawn, num_rows: int) -> list[Resu
         rows = training.mixture.rows[drawn.domains[row]]
         stored, piece = divmod(int(drawn.numbers[row]), rows.pieces)
         place = _stored_place(rows, stored)
-        start = int(place["start"]) + (piece * rows.piece_length + int(drawn.shifts[row])) * stride
+        start = int(place["start"]) + (piece * rows.piece_length + int(drawn.shifts[row] + drawn.offsets[row])) * stride
         found.append({
             "dataset": names[drawn.domains[row]], "source": place["source"], "record": place["record"], "start": start,
             "shift": int(drawn.shifts[row]), "reversed": bool(drawn.turned[row]),
@@ -178,18 +199,18 @@ def _stored_place(rows: Rows, stored: int) -> Result:
 # How fast the loader is
 
 
-def time_loader(training: TrainingBatches, *, num_workers: int, step_ms: float | None, seconds: float) -> Result:
+def time_loader(first: FirstWorker, *, num_workers: int, step_ms: float | None, seconds: float) -> Result:
     """The loader alone, over about `seconds` after its processes have started and their first batches are fetched.
 
     `ms_per_step` is what it takes for one worker's part of an optimizer step; a step has as many tokens as the mean of the batches read.
     """
-    stream = load(training, range(np.iinfo(np.int32).max), num_workers=num_workers)
+    stream = load(first.training, map(first.request, count()), num_workers=num_workers)
     for _ in range(1 + 2 * num_workers):  # each process fetches two batches ahead: these would look free
         next(stream)
     tokens, micro_steps, elapsed = _count(stream, seconds)
     del stream  # ends the processes
-    tokens_per_step = tokens / micro_steps * training.part.accumulation_steps
-    ms = 1000 * elapsed / micro_steps * training.part.accumulation_steps
+    tokens_per_step = tokens / micro_steps * first.part.accumulation_steps
+    ms = 1000 * elapsed / micro_steps * first.part.accumulation_steps
     result: Result = {
         "num_workers": num_workers, "seconds": elapsed, "tokens_per_s": tokens / elapsed, "tokens_per_step": tokens_per_step,
         "ms_per_step": ms,

@@ -14,13 +14,13 @@ from .preprocessing import (
     VariantsConfig,
     WeightRegionsConfig,
 )
+from .recipe import Curriculum, CurriculumConfig, ScheduleKind, StageConfig
 from .sources import overridden
 from .tree import (
     CausalLMConfig,
     ClusterConfig,
     CompressionConfig,
     Config,
-    CurriculumConfig,
     DataConfig,
     HardwareConfig,
     LoggingConfig,
@@ -41,6 +41,7 @@ __all__ = [
     "ClusterConfig",
     "CompressionConfig",
     "Config",
+    "Curriculum",
     "CurriculumConfig",
     "DataConfig",
     "GoTermsConfig",
@@ -54,9 +55,11 @@ __all__ = [
     "OutputConfig",
     "PreprocessingConfig",
     "RegionsConfig",
+    "ScheduleKind",
     "SequenceOrderPredictionConfig",
     "SplitConfig",
     "Stage",
+    "StageConfig",
     "TaskConfig",
     "TasksConfig",
     "TokenizationConfig",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .preprocessing import PreprocessingConfig
+from .recipe import CurriculumConfig, ScheduleKind, StageConfig
 from .rules import above_zero, at_least, fraction, require, share, unused
 
 MixerKind = Literal["hyena", "se", "mr", "li", "attention"]
@@ -145,7 +146,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
-    """AdamW: linear warm-up, then cosine decay to `min_learning_rate`."""
+    """How weights are updated, and for how long: optimizer, learning rate, batch, stages, and what ends a run."""
 
     output_dir: str | None = None
     """The run folder."""
@@ -160,11 +161,27 @@ class TrainingConfig:
     max_steps: int | None = None
     max_tokens: int | None = None
     """Of num_epochs, max_steps and max_tokens at least one is needed; the first reached ends the run."""
+    stages: tuple[StageConfig, ...] = ()
+    """Stretches of the run with settings of their own, one after the other; default: one stretch, by the settings here."""
+    optimizer: Literal["adamw", "lion", "muon"] = "adamw"
+    """muon: Muon for the matrices inside the blocks, AdamW for all else."""
     learning_rate: float = 6e-4
     """Peak rate, reached after `warmup_steps`."""
     min_learning_rate: float | None = None
-    """Where the cosine ends; default: a tenth of the peak."""
+    """Where the schedule ends; default: a tenth of the peak."""
+    schedule: ScheduleKind = "cosine"
+    """After the warm-up: constant; cosine or linear down to the end; inverse_sqrt, peak * sqrt(warm-up / step); wsd, constant and then
+    linear down in the last `cooldown_steps`."""
     warmup_steps: int = 0
+    cooldown_steps: int | None = None
+    """Of `wsd`; default: a fifth of the run."""
+    filter_learning_rate: float | None = None
+    """Peak rate of what shapes the mixers' filters (adamw, lion and the AdamW part of muon); default: `learning_rate`."""
+    layer_rate_decay: float = 1.0
+    """The rate of a block is this times that of the block above it; the embedding counts as the lowest."""
+    muon_learning_rate: float = 0.02
+    """Peak rate of the matrices under `optimizer: muon`, in spectral norm per step; it follows the same schedule."""
+    muon_momentum: float = 0.95
     weight_decay: float = 0.1
     """Not on norms, biases, embeddings and filters."""
     adam_beta1: float = 0.9
@@ -172,6 +189,11 @@ class TrainingConfig:
     adam_epsilon: float = 1e-8
     max_grad_norm: float | None = 1.0
     """Gradient clipping by global norm; null turns it off."""
+    on_bad_step: Literal["stop", "skip", "roll_back"] = "stop"
+    """What to do at a loss that is not finite or, with `spike_factor`, at a spike. skip: leave the weights as they are; roll_back: take
+    the last checkpoint and leave out the rows since; stop: end the run, which the same command goes on with."""
+    spike_factor: float | None = None
+    """A loss above this times the running mean of the losses is a spike; default: no loss is."""
     early_stopping_patience: int | None = None
     """Stop after so many evaluations without a lower validation loss."""
     eval_max_rows: int | None = None
@@ -182,14 +204,29 @@ class TrainingConfig:
         require(
             *at_least(1, self, "batch_size", "gradient_accumulation_steps"),
             *above_zero(self, "num_epochs", "max_steps", "max_tokens", "max_grad_norm", "early_stopping_patience", "eval_max_rows"),
-            *above_zero(self, "learning_rate", "adam_epsilon"),
-            *at_least(0, self, "seed", "warmup_steps", "weight_decay"),
-            *fraction(self, "adam_beta1", "adam_beta2"),
+            *above_zero(self, "learning_rate", "filter_learning_rate", "muon_learning_rate", "adam_epsilon"),
+            *at_least(1, self, "cooldown_steps"), *at_least(0, self, "seed", "warmup_steps", "weight_decay"),
+            *fraction(self, "adam_beta1", "adam_beta2", "muon_momentum"),
+            (0 < self.layer_rate_decay <= 1, f"layer_rate_decay must lie above 0 and up to 1, got {self.layer_rate_decay}"),
+            (self.spike_factor is None or self.spike_factor > 1, f"spike_factor must be above 1, got {self.spike_factor}"),
+            *(unused(self, "unless optimizer is muon", "muon_learning_rate", "muon_momentum") if self.optimizer != "muon" else ()),
+            *(unused(self, "unless schedule is wsd", "cooldown_steps") if self.schedule != "wsd" else ()),
+            *_stage_rules(self.stages),
             (
                 low is None or 0 <= low <= self.learning_rate,
                 f"min_learning_rate must lie between 0 and learning_rate ({self.learning_rate}), got {low}",
             ),
         )
+
+
+def _stage_rules(stages: tuple[StageConfig, ...]) -> list[tuple[bool, str]]:
+    endless = [stage.name for stage in stages[:-1] if stage.epochs is stage.steps is stage.tokens is None]
+    names = [stage.name for stage in stages]
+    twice = [name for number, name in enumerate(names) if name in names[:number]]
+    return [
+        (not endless, f"stages: {', '.join(endless)} needs epochs, steps or tokens; only the last stage may go on to the end of the run"),
+        (not twice, f"stages: {', '.join(twice)} is there twice; each needs its own name"),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -281,13 +318,15 @@ class LoggingConfig:
     log_interval: int = 10
     eval_interval: int = 1000
     save_interval: int = 1000
+    statistics_interval: int | None = None
+    """Write norms of gradients, weights and activations, block by block, every so many steps; default: never."""
     save_epochs: int | None = None
     """Also keep `epoch_N` every so many epochs."""
     keep_checkpoints: int | None = None
     """Newest `step_*` folders to keep (`best_model` and `epoch_*` stay); default: all."""
 
     def __post_init__(self) -> None:
-        require(*at_least(1, self, "log_interval", "eval_interval", "save_interval", "save_epochs", "keep_checkpoints"))
+        require(*at_least(1, self, "log_interval", "eval_interval", "save_interval", "save_epochs", "keep_checkpoints", "statistics_interval"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -352,16 +391,6 @@ class TasksConfig:
         if not given:
             object.__setattr__(self, "masked_lm", MaskedLMConfig())  # resolved here, so that a saved tree says what ran
         require((not given or any(section.weight > 0 for section in given), "every weight is 0, so nothing is trained"))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CurriculumConfig:
-    """Not built yet: sequence lengths that grow during training."""
-
-    sequence_lengths: tuple[int, ...] = ()
-    """Tokens a row, phase by phase."""
-    epochs: tuple[int, ...] = ()
-    """The epoch in which each phase but the first starts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

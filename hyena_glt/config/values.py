@@ -7,9 +7,9 @@ number is wanted, and a record named `NO`, `1` or `1e5` stays that text. Quoted 
 from __future__ import annotations
 
 import math
-from contextlib import suppress
+from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -18,6 +18,10 @@ from .settings import options, suggest
 NULL = ("", "~", "null", "Null", "NULL")
 _STANDARD_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in "null bool int float str seq map timestamp merge value".split())
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+
+
+class SectionError(ValueError):
+    """What is wrong inside a section that is an item of a list."""
 
 
 def is_null(node: yaml.Node) -> bool:
@@ -34,8 +38,12 @@ def convert(node: yaml.Node, declared: Any) -> Any:
     if node.tag not in _STANDARD_TAGS:
         raise ValueError(f"found the YAML tag {node.tag}, and settings have none")
     for option in options(declared):
-        with suppress(ValueError):
+        try:
             return _read(node, option)
+        except SectionError:
+            raise
+        except ValueError:
+            continue
     raise ValueError(f"found {show(node)}, wanted {describe(declared)}{_nearest_choice(node, declared)}")
 
 
@@ -48,6 +56,8 @@ def _read(node: yaml.Node, wanted: Any) -> Any:
         return _read_choice(node, get_args(wanted))
     if wanted is str:
         return _read_text(node)
+    if is_dataclass(wanted):
+        return _read_section(node, wanted)
     return {bool: _read_bool, int: _read_int, float: _read_float}[wanted](_plain(node))
 
 
@@ -105,6 +115,28 @@ def _read_tuple(node: yaml.Node, items: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(convert(item, wanted) for item, wanted in zip(node.value, items, strict=True))
 
 
+def _read_section(node: yaml.Node, section: type) -> Any:
+    """An item of a list that is a section, built and checked."""
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError
+    declared, arguments = get_type_hints(section), {}
+    for key, value in node.value:
+        name = key.value if isinstance(key, yaml.ScalarNode) else show(key)
+        if name not in declared:
+            raise SectionError(f"unknown setting {name} in an item" + (suggest(name, declared) or f"; it has {', '.join(declared)}"))
+        try:
+            arguments[name] = convert(value, declared[name])
+        except ValueError as problem:
+            raise SectionError(f"{name} of an item: {problem}") from None
+    missing = [field.name for field in fields(section) if field.default is MISSING and field.name not in arguments]
+    if missing:
+        raise SectionError(f"an item has no {' and no '.join(missing)}")
+    try:
+        return section(**arguments)
+    except ValueError as refusal:
+        raise SectionError(f"{arguments.get('name', 'an item')}: {'; '.join(str(refusal).splitlines())}") from None
+
+
 def show(node: yaml.Node) -> str:
     """A node as an error message shows it, on one line."""
     if isinstance(node, yaml.ScalarNode):
@@ -129,7 +161,7 @@ def _describe(wanted: Any) -> str:
         return f"a list, each item {describe(arguments[0])}"
     if get_origin(wanted) is tuple:
         return f"a list of {len(arguments)}, each item {describe(arguments[0])}"
-    return _NAMES[wanted]
+    return _NAMES.get(wanted, "a section of settings")
 
 
 def _nearest_choice(node: yaml.Node, declared: Any) -> str:

@@ -1,13 +1,15 @@
 """Training batches as a function of (data, seed, step): rank and world size only choose the slice. Runs on the workers.
 
-Step s takes rows s*G to (s+1)*G of an endless stream (`order`), G rows in the global batch. So a resumed run goes on exactly, also on
-another number of workers.
+Step s takes the rows of an endless stream (`order`) that follow on those of step s - 1, s*G to (s+1)*G for G rows in each global batch.
+So a resumed run goes on exactly, also on another number of workers. Serving rows shorter cuts each of them and changes no order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,8 @@ from ..errors import HyenaError
 from ..objectives import Example, Objective
 from ..tokenizers.base import PAD
 from .augment import Augmentation, opposite_strand
-from .dataset import Rows, TokenRows, frame
+from .dataset import Rows, TokenRows, cut_rows, frame
+from .difficulty import read_ranks
 from .mixture import Mixture
 from .order import Stream
 
@@ -25,9 +28,40 @@ EVAL_SEED = 20_000
 """Masks of an evaluation are the same every time, so that two losses can be compared."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Serving:
+    """How rows are drawn from the stream and served, for a part of a run; None: as the data and the objective say."""
+
+    first_row: int = 0
+    """Place in the stream from which on rows are drawn like this."""
+    domain_rows: tuple[int, ...] | None = None
+    """Rows that each domain gave before that place; None: 0."""
+    shares: tuple[float, ...] | None = None
+    """Share of the rows drawn from each domain."""
+    difficulty: float | None = None
+    """Share of each domain's rows that are drawn, the easiest first."""
+    sequence_length: int | None = None
+    """Tokens, without specials, into which each row is cut; the pieces become rows of the batch."""
+    mask_probability: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The rows of one micro-step of one worker: `num_rows` places of the stream from `first_row` on."""
+
+    first_row: int
+    num_rows: int
+    serving: Serving = Serving()
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Places in the stream, int64 [num_rows]."""
+        return np.arange(self.first_row, self.first_row + self.num_rows)
+
+
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The part of each global batch that one worker takes, in micro-steps."""
+    """The part of each global batch that one worker takes, in micro-steps, where all global batches are alike."""
 
     rank: int
     world_size: int
@@ -38,11 +72,14 @@ class Slice:
     def global_rows(self) -> int:
         return self.world_size * self.batch_size * self.accumulation_steps
 
-    def positions(self, micro_step: int) -> np.ndarray:
-        """Places in the stream, int64 [batch_size], of a micro-step counted from the start of the run."""
+    def request(self, micro_step: int, serving: Serving = Serving()) -> Request:
+        """What a micro-step takes, counted from the start of the run."""
         step, micro = divmod(micro_step, self.accumulation_steps)
-        start = step * self.global_rows + (micro * self.world_size + self.rank) * self.batch_size
-        return np.arange(start, start + self.batch_size)
+        return self.within(step * self.global_rows, micro, serving)
+
+    def within(self, first_row: int, micro: int, serving: Serving) -> Request:
+        """What a micro-step of the global batch that begins at `first_row` takes."""
+        return Request(first_row + (micro * self.world_size + self.rank) * self.batch_size, self.batch_size, serving)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,35 +132,69 @@ class Batch:
 
 @dataclass(slots=True)
 class TrainingBatches(Dataset):
-    """Micro-step -> Batch, for one worker."""
+    """Request -> Batch."""
 
     mixture: Mixture
     objective: Objective
     seed: int
-    part: Slice
     shuffle_row_groups: int
     augmentation: Augmentation | None = None
-    stream: Stream = field(init=False)
+    difficulty: Path | None = None
+    """What `difficulty.write_ranks` wrote; needed where a serving draws by difficulty."""
+    _streams: dict[Serving, Stream] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        sizes = [rows.group_sizes() for rows in self.mixture.rows]
-        self.stream = Stream(sizes, self.mixture.shares, seed=self.seed, window_groups=self.shuffle_row_groups)
+    def __getitem__(self, request: Request) -> Batch:
+        positions = request.positions
+        domains, numbers = self.places(request)
+        rows, pieces = self.read(request, domains, numbers)
+        rngs = [np.random.default_rng([self.seed, int(position), piece]) for position in positions for piece in range(pieces)]
+        example = self._objective(request.serving)(rows.ids, rngs, rows.weights)
+        return Batch.of(example, np.repeat(domains, pieces), len(self.mixture.rows))
 
-    def __getitem__(self, micro_step: int) -> Batch:
-        positions = self.part.positions(micro_step)
-        domains, numbers = self.stream.rows(positions)
-        rows = self.read(domains, numbers, positions)
-        rngs = [np.random.default_rng([self.seed, int(p)]) for p in positions]
-        return Batch.of(self.objective(rows.ids, rngs, rows.weights), domains, len(self.mixture.rows))
+    def places(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """Domain and row number in it of each row that is drawn, int64 [B] each."""
+        return self.stream(request.serving).rows(request.positions - request.serving.first_row)
 
-    def read(self, domains: np.ndarray, numbers: np.ndarray, positions: np.ndarray) -> TokenRows:
-        """The rows as the model shall see them, [B, width]."""
+    def read(self, request: Request, domains: np.ndarray, numbers: np.ndarray) -> tuple[TokenRows, int]:
+        """(The rows as the model shall see them, [B * pieces, tokens], pieces of each row)."""
+        rows, pieces = cut(self._augmented(domains, numbers, request.positions), request.serving.sequence_length)
+        return (frame(rows) if self.mixture.tokenizer.add_special_tokens else rows), pieces
+
+    def stream(self, serving: Serving) -> Stream:
+        """The stream that a serving draws from; only the last one is kept."""
+        if serving not in self._streams:
+            self._streams = {serving: self._open_stream(serving)}
+        return self._streams[serving]
+
+    def _open_stream(self, serving: Serving) -> Stream:
+        admitted = None
+        if serving.difficulty is not None and self.difficulty is not None:
+            admitted = [ranks < serving.difficulty for ranks in read_ranks(self.difficulty)]
+        return Stream(
+            [rows.group_sizes() for rows in self.mixture.rows], self.mixture.shares if serving.shares is None else np.array(serving.shares),
+            seed=self.seed, window_groups=self.shuffle_row_groups, domain_rows=serving.domain_rows, admitted=admitted,
+        )
+
+    def _objective(self, serving: Serving) -> Objective:
+        if serving.mask_probability is None:
+            return self.objective
+        return replace(self.objective, mask_probability=serving.mask_probability)
+
+    def _augmented(self, domains: np.ndarray, numbers: np.ndarray, positions: np.ndarray) -> TokenRows:
+        """The rows whole and without specials, [B, piece_length]."""
         if self.augmentation is None:
-            rows = self.mixture.tokens(domains, numbers)
-        else:
-            shifts, turned = self.augmentation.draw(positions)
-            rows = opposite_strand(self.mixture.tokens(domains, numbers, shifts), turned, self.mixture.tokenizer)
-        return frame(rows) if self.mixture.tokenizer.add_special_tokens else rows
+            return self.mixture.tokens(domains, numbers)
+        shifts, turned = self.augmentation.draw(positions)
+        return opposite_strand(self.mixture.tokens(domains, numbers, shifts), turned, self.mixture.tokenizer)
+
+
+def cut(rows: TokenRows, length: int | None) -> tuple[TokenRows, int]:
+    """(The rows cut into rows of `length` tokens, pieces of each row); as they are where None or not shorter."""
+    width = rows.ids.shape[1]
+    if length is None or length >= width:
+        return rows, 1
+    weights = None if rows.weights is None else cut_rows(rows.weights, length)
+    return TokenRows(cut_rows(rows.ids, length), weights), -(-width // length)
 
 
 @dataclass(slots=True)
@@ -159,7 +230,7 @@ class EvaluationBatches(Dataset):
         return Batch.of(objective(ids, [np.random.default_rng([EVAL_SEED, int(row)]) for row in wanted]))
 
 
-def load(dataset: Dataset, order: range, *, num_workers: int = 0, pin_memory: bool = False) -> Iterator[Batch]:
+def load(dataset: Dataset, order: Iterable[Any], *, num_workers: int = 0, pin_memory: bool = False) -> Iterator[Batch]:
     """The items of `dataset` in `order`, prefetched by `num_workers` processes (0: in this one).
 
     Close it, or let go of it, to end the processes before the order does.
@@ -194,11 +265,11 @@ def _until_closed(batches: Iterator[Batch], sampler: _Stoppable) -> Iterator[Bat
 class _Stoppable:
     """An order that can be ended early."""
 
-    order: range
+    order: Iterable[Any]
     stopped: bool = False
 
-    def __iter__(self) -> Iterator[int]:
-        for number in self.order:
+    def __iter__(self) -> Iterator[Any]:
+        for key in self.order:
             if self.stopped:
                 return
-            yield number
+            yield key

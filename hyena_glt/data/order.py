@@ -6,6 +6,8 @@ each window of row groups. Several domains are interleaved by their shares. A pl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 BLOCK_ROWS = 256
@@ -15,10 +17,15 @@ BLOCK_ROWS = 256
 class Shuffle:
     """From places in one domain's stream to row numbers; keeps the current epoch's order and the current window's rows."""
 
-    def __init__(self, group_sizes: np.ndarray, *, seed: int, window_groups: int, domain: int = 0) -> None:
-        self.num_rows = int(group_sizes.sum())
-        self._sizes, self._seed, self._domain, self._window_groups = group_sizes, seed, domain, window_groups
+    def __init__(
+        self, group_sizes: np.ndarray, *, seed: int, window_groups: int, domain: int = 0, admitted: np.ndarray | None = None
+    ) -> None:
+        """`admitted` bool [rows] leaves out the others; default: all are in."""
         self._first_rows = np.concatenate([[0], np.cumsum(group_sizes)])
+        self._admitted = admitted
+        sizes = group_sizes if admitted is None else np.array([len(self._rows_of(group)) for group in range(len(group_sizes))], np.int64)
+        self.num_rows = int(sizes.sum())
+        self._sizes, self._seed, self._domain, self._window_groups = sizes, seed, domain, window_groups
         self._epoch, self._window = -1, (-1, -1)
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
@@ -43,9 +50,14 @@ class Shuffle:
     def _draw_window(self, epoch: int, window: int) -> None:
         """Row numbers of one window in their shuffled order."""
         groups = self._order[window * self._window_groups : (window + 1) * self._window_groups]
-        rows = np.concatenate([np.arange(self._first_rows[g], self._first_rows[g + 1]) for g in groups])
+        rows = np.concatenate([self._rows_of(group) for group in groups])
         self._window_rows = np.random.default_rng([self._seed, epoch, window, self._domain]).permutation(rows)
         self._window = (epoch, window)
+
+    def _rows_of(self, group: int) -> np.ndarray:
+        """Numbers of a row group's rows that are in."""
+        rows = np.arange(self._first_rows[group], self._first_rows[group + 1])
+        return rows if self._admitted is None else rows[self._admitted[rows]]
 
 
 class Interleave:
@@ -101,14 +113,23 @@ class Interleave:
 class Stream:
     """From places in the stream of all domains to rows: the domains interleaved, each in its own shuffled order."""
 
-    def __init__(self, group_sizes: list[np.ndarray], shares: np.ndarray, *, seed: int, window_groups: int) -> None:
+    def __init__(
+        self, group_sizes: list[np.ndarray], shares: np.ndarray, *, seed: int, window_groups: int,
+        domain_rows: Sequence[int] | None = None, admitted: list[np.ndarray] | None = None,
+    ) -> None:
+        """`domain_rows` are places of each domain's own stream that were taken before; `admitted` is as in `Shuffle`, for each domain."""
         self._interleave = Interleave(shares, seed=seed)
+        self._domain_rows = np.zeros(len(shares), np.int64) if domain_rows is None else np.array(domain_rows, np.int64)
         # NumPy pads a seed with zeros, so the first domain's order does not depend on whether there are others.
-        self._shuffles = [Shuffle(sizes, seed=seed, window_groups=window_groups, domain=d) for d, sizes in enumerate(group_sizes)]
+        self._shuffles = [
+            Shuffle(sizes, seed=seed, window_groups=window_groups, domain=d, admitted=None if admitted is None else admitted[d])
+            for d, sizes in enumerate(group_sizes)
+        ]
 
     def rows(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Domain and row number in it at each of `positions`, int64 each."""
         domains, places = self._interleave.at(positions)
+        places += self._domain_rows[domains]
         rows = np.empty_like(places)
         for domain in np.unique(domains):
             rows[domains == domain] = self._shuffles[domain].rows(places[domains == domain])

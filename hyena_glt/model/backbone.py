@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,8 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.gradient_checkpointing = gradient_checkpointing
+        self.observer: Callable[[int, Tensor], None] | None = None
+        """Shown each block's number and output, [B, L, D]."""
         self.embedding, self.positions = embedding, positions
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(blocks)
@@ -50,7 +52,9 @@ class Backbone(nn.Module):
         if self.positions is not None:
             x = self.positions(x)
         x = self.dropout(x)
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
             recompute = self.gradient_checkpointing and torch.is_grad_enabled()
             x = checkpoint(block, x, padding, use_reentrant=False) if recompute else block(x, padding)
+            if self.observer is not None:
+                self.observer(number, x)
         return self.norm(x)

@@ -11,7 +11,7 @@ from .backbone import Backbone, Vocabulary
 from .block import Block
 from .filters import ExplicitConv, ImplicitConv, ModalConv
 from .heads import LanguageModel
-from .init import init_weights, mark_no_weight_decay
+from .init import init_weights, mark_parameters
 from .mixers import HyenaMixer
 from .positions import LearnedPositions, SinusoidalPositions
 
@@ -32,7 +32,7 @@ def build_model(cfg: ModelConfig, *, vocab_size: int, causal: bool) -> LanguageM
     head = None if cfg.tie_embeddings else Vocabulary(num_ids, width)
     model = LanguageModel(backbone, head, vocab_size=vocab_size, causal=causal, max_length=cfg.max_position_embeddings)
     init_weights(model, num_layers=cfg.num_layers)
-    mark_no_weight_decay(model)
+    mark_parameters(model)
     return model
 
 

@@ -1,4 +1,4 @@
-"""Initial weights, and which parameters take no weight decay."""
+"""Initial weights, and marks on parameters: which take no weight decay, which shape a filter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from .filters import ExplicitConv, ImplicitConv, ModalConv, ShortConv
 from .positions import LearnedPositions
 
 STD = 0.02
-WITHOUT_DECAY = (Norm, Vocabulary, LearnedPositions, ShortConv, ExplicitConv, ModalConv, ImplicitConv)
+FILTERS = (ExplicitConv, ModalConv, ImplicitConv)
+WITHOUT_DECAY = (Norm, Vocabulary, LearnedPositions, ShortConv, *FILTERS)
 
 
 def init_weights(model: nn.Module, *, num_layers: int) -> None:
@@ -27,10 +28,12 @@ def init_weights(model: nn.Module, *, num_layers: int) -> None:
             nn.init.normal_(module.weight, std=STD)
 
 
-def mark_no_weight_decay(model: nn.Module) -> None:
-    """Set `_no_weight_decay` on norms, biases, tables and everything that shapes a filter."""
+def mark_parameters(model: nn.Module) -> None:
+    """Set `_no_weight_decay` on norms, biases, tables, convolutions and everything that shapes a filter, `_shapes_filter` on the last."""
     for module in model.modules():
         whole = isinstance(module, WITHOUT_DECAY)
         for name, parameter in module.named_parameters(recurse=whole):
             if whole or name == "bias":
                 parameter._no_weight_decay = True
+            if isinstance(module, FILTERS):
+                parameter._shapes_filter = True

@@ -42,6 +42,16 @@ class Progress:
     """Factor on the loss (fp16)."""
     good_steps: int = 0
     """Steps without overflow since the loss scale last changed (fp16)."""
+    moves: dict[str, list[int]] = field(default_factory=dict)
+    """Steps at which a plateau ended a stage or moved a curriculum on (`timeline.Moves`)."""
+    skips: list[list[int]] = field(default_factory=list)
+    """What was left out of the stream after a roll-back (`feed.Skips`)."""
+    plateau: dict[str, int] = field(default_factory=dict)
+    """Evaluations without a lower loss since each of the things that wait for a plateau last moved."""
+    recent_loss: float | None = None
+    """Running mean of the training loss, which a spike is compared with."""
+    bad_steps: int = 0
+    """Steps in a row that were left out, or roll-backs without a good step between them."""
     stopped_by: str | None = None
     """Why the run ended here, if it did."""
 

@@ -22,7 +22,7 @@ from ..config.tree import HardwareConfig, TrainingConfig
 from ..data.batches import Batch
 from ..errors import CheckpointError, ClusterError
 from .checkpoint import OPTIMIZER_FOLDER, WEIGHTS_FILE
-from .optim import adamw, set_rate
+from .optim import build_optimizer, parameter_groups, set_rate
 from .precision import Precision, autocast
 
 STATE_TAG, UNIVERSAL_TAG = "state", "universal"
@@ -65,7 +65,8 @@ def import_deepspeed(device_type: str) -> Any:
 def deepspeed_config(
     hardware: HardwareConfig, *, batch_size: int, accumulation_steps: int, max_grad_norm: float | None, universal: bool
 ) -> dict[str, Any]:
-    """DeepSpeed's JSON. Precision is not in it: see `Autocast`."""
+    """DeepSpeed's JSON. Precision is not in it: see `Autocast`. It accumulates where `accumulation_steps`, the most of any step, is
+    above 1; `Engine.backward` is told where a step ends."""
     zero: dict[str, Any] = {"stage": hardware.zero_stage}
     if hardware.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -89,7 +90,10 @@ class Engine:
 
     deepspeed: Any
     _engine: Any
-    _adamw: torch.optim.AdamW
+    _optimizer: torch.optim.Optimizer
+    """The one that DeepSpeed wraps."""
+    _rate_factors: list[float]
+    """Of its groups."""
     model: nn.Module
     zero_stage: int
 
@@ -97,14 +101,39 @@ class Engine:
         """(Weighted sum of cross-entropy in nats over the scored positions, number of right predictions)."""
         return self._engine(batch.inputs, batch.padding, batch.targets, batch.weights)
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Add this micro-step's gradient; DeepSpeed averages over workers, the loop scales for that."""
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        """Add a micro-step's gradient; DeepSpeed averages over workers, the loop scales for that. `last` of the step, it is summed up."""
+        self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss, scale_wrt_gas=False)
-        self._engine.step()  # moves the weights only on the last micro-step
+        if not last:
+            self._engine.step()  # counts the micro-step
+
+    def step(self) -> None:
+        """Move the weights by what was added up."""
+        self._engine.step()
+
+    def drop(self, loss: torch.Tensor) -> None:
+        """End a step without moving the weights; `loss` is its last micro-step's. Every rank must call it.
+
+        ZeRO leaves out a step with a gradient that is not finite and clears all that was added up for it.
+        """
+        self.backward(loss * math.inf, last=True)
+        if self.zero_stage == 0:
+            self._engine.zero_grad()
+        self._engine.step()
+
+    def gradient(self, parameter: nn.Parameter) -> torch.Tensor | None:
+        """The whole gradient of the global batch, between the last `backward` and `step`. Every rank must call it."""
+        return self.deepspeed.utils.safe_get_full_grad(parameter)
+
+    def weight(self, parameter: nn.Parameter) -> torch.Tensor:
+        """The whole float32 weight. Every rank must call it."""
+        whole = self.deepspeed.utils.safe_get_full_fp32_param(parameter)
+        return parameter.detach() if whole is None else whole
 
     def set_rate(self, rate: float) -> None:
         """Learning rate of the next step."""
-        set_rate(self._engine.optimizer, rate)
+        set_rate(self._engine.optimizer, rate, self._rate_factors)
 
     def scale_loss(self, scale: float) -> None:
         """Loss scale of the next step (fp16, ZeRO 1 to 3); DeepSpeed unscales before it clips."""
@@ -123,6 +152,12 @@ class Engine:
     def train(self, mode: bool = True) -> None:
         """Dropout on or off."""
         self._engine.train(mode)
+
+    def set_dropout(self, probability: float) -> None:
+        """Dropout of the next steps."""
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = probability
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The whole float32 state dict on the CPU, on rank 0; empty elsewhere. Every rank must call it."""
@@ -155,16 +190,17 @@ class Engine:
     def load(self, folder: Path, *, universal: bool) -> None:
         """Go on from `folder`: weights and optimizer state. Every rank must call it."""
         source = folder / OPTIMIZER_FOLDER
-        weight_decays = [group["weight_decay"] for group in self._adamw.param_groups]
+        weight_decays = [group["weight_decay"] for group in self._optimizer.param_groups]
         loaded, _ = self._engine.load_checkpoint(str(source), tag=UNIVERSAL_TAG if universal else STATE_TAG)
         if loaded is None:
             raise CheckpointError(f"DeepSpeed found no optimizer state in {source}")
         # From a universal checkpoint ZeRO 3 gives every group the first group's settings, and all weights one step counter,
         # which then counts each of them.
-        for group, weight_decay in zip(self._adamw.param_groups, weight_decays, strict=True):
+        for group, weight_decay in zip(self._optimizer.param_groups, weight_decays, strict=True):
             group["weight_decay"] = weight_decay
-        for state in self._adamw.state.values():
-            state["step"] = torch.as_tensor(state["step"]).clone()
+        for state in self._optimizer.state.values():
+            if "step" in state:
+                state["step"] = torch.as_tensor(state["step"]).clone()
 
 
 def build_engine(
@@ -177,16 +213,17 @@ def build_engine(
     if hardware.compile_model and device.type == "cuda":
         model.compile_parts()
     model.to(device)
-    optimizer = adamw(
-        model, rate=training.learning_rate, weight_decay=training.weight_decay,
-        betas=(training.adam_beta1, training.adam_beta2), epsilon=training.adam_epsilon,
-    )
+    groups = parameter_groups(model, training)
+    optimizer = build_optimizer(groups, training)
+    # DeepSpeed clips Muon's updates, whose norm is their own and not the gradient's, and so would only shrink the steps.
+    max_grad_norm = None if training.optimizer == "muon" else training.max_grad_norm
     config = deepspeed_config(
-        hardware, batch_size=training.batch_size, accumulation_steps=accumulation_steps,
-        max_grad_norm=training.max_grad_norm, universal=universal,
+        hardware, batch_size=training.batch_size, accumulation_steps=accumulation_steps, max_grad_norm=max_grad_norm, universal=universal
     )
+    if training.optimizer == "muon":
+        config["zero_optimization"]["reduce_scatter"] = False  # else ZeRO 3 would orthogonalize pieces of a matrix
     engine, *_ = deepspeed.initialize(model=Autocast(model, precision, device.type), optimizer=optimizer, config=config)
-    return Engine(deepspeed, engine, optimizer, model, hardware.zero_stage)
+    return Engine(deepspeed, engine, optimizer, [group.rate_factor for group in groups], model, hardware.zero_stage)
 
 
 def make_universal(folder: Path, device_type: str) -> None:

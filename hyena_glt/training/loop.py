@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..config import Config, TrainingConfig, config_to_dict, dump_config, only_task
+from ..config import Config, config_to_dict, dump_config, only_task
 from ..data.augment import build_augmentation
-from ..data.batches import Batch, EvaluationBatches, Slice, TrainingBatches, load
+from ..data.batches import Batch, EvaluationBatches, TrainingBatches, load
 from ..data.dataset import Rows
+from ..data.difficulty import RANKS_FILE, write_ranks
 from ..data.mixture import Mixture, open_training, open_validation
-from ..data.order import Interleave
 from ..errors import ClusterError
 from ..model import build_model
 from ..model.weights import load_weights
@@ -39,16 +38,25 @@ from .checkpoint import (
     step_name,
 )
 from .engine import Engine, build_engine, make_universal
+from .feed import Course, Feed
+from .guard import MAX_BAD_STEPS, after_evaluation, after_good_step, fault, is_guarded, stage_ended
 from .metrics import Meter, Report, RunLog, bits_per_base, by_domain, device_metrics, loss_metrics, peak_flops
-from .optim import learning_rate
 from .plan import Plan, make_plan
 from .precision import choose_precision, initial_loss_scale, next_loss_scale
+from .statistics import observed, statistics
+from .timeline import Moves, Stage
 from .worker import Worker
+
+
+LOWER_RATE = (
+    "Lower training.learning_rate or training.max_grad_norm, set training.on_bad_step to skip or roll_back, or check the data, and run "
+    "the same command to go on from the last checkpoint"
+)
 
 
 @dataclass(slots=True)
 class Run:
-    """All that the loop works with; only `progress` and `meter` change."""
+    """All that the loop works with; `progress`, `meter` and, at a plateau, `plan` change."""
 
     cfg: Config
     worker: Worker
@@ -62,6 +70,7 @@ class Run:
     precision: str
     progress: Progress
     num_parameters: int
+    feed: Feed
     meter: Meter = field(default_factory=Meter)
     entered: float = field(default_factory=time.monotonic)
     _seconds_before: float = 0.0
@@ -73,53 +82,94 @@ class Run:
 
 def train(cfg: Config, worker: Worker) -> Progress:
     """Train to the last step, going on from the run folder's newest whole checkpoint if it has one."""
-    run = prepare(cfg, worker)
-    start = run.progress.step
-    _start_report(run)
+    rolled_back = None
+    while True:
+        run = prepare(cfg, worker, rolled_back)
+        try:
+            return _train(run)
+        except RolledBack as again:
+            rolled_back = again.progress
+        finally:
+            run.feed.close()
 
-    # A batch depends only on (data, seed, step), so starting here is an exact resume.
-    micro_steps = range(start * run.plan.accumulation_steps, run.plan.total_steps * run.plan.accumulation_steps)
-    stream = _training_stream(run, micro_steps)
+
+class RolledBack(Exception):
+    """A bad step sends the run back to its last checkpoint, with the progress that it goes on with there."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(progress)
+        self.progress = progress
+
+
+def _train(run: Run) -> Progress:
+    _start_report(run)
     run.engine.train()
-    run.meter = Meter()
-    for step in range(start, run.plan.total_steps):
-        torch.manual_seed(hash((cfg.training.seed, step, worker.rank)))  # dropout too is a function of the step
-        rate = _rate(cfg.training, run.plan, step)
-        stop = _take_step(run, stream, rate)
+    run.meter, reason = Meter(), None
+    while reason is None and run.progress.step < run.plan.total_steps:
+        step, stage = run.progress.step, run.plan.stage(run.progress.step)
+        # Dropout too is a function of the step.
+        torch.manual_seed(hash((run.cfg.training.seed, step, run.worker.rank)))
+        run.engine.set_dropout(run.cfg.model.dropout if stage.dropout is None else stage.dropout)
+        rate = stage.rate(step)
+        stop = _take_step(run, rate)
         reason = _end_reason(run, stop)
         _log_if_due(run, rate, last=reason is not None)
         early = _evaluate_if_due(run, last=reason == "finished")
         _save_if_due(run, reason or early)
         reason = reason or early
-        if reason:
-            break
     _end_report(run)
     return run.progress
 
 
-def prepare(cfg: Config, worker: Worker) -> Run:
-    """Open the data, build the model, and restore weights, optimizer and position."""
+def prepare(cfg: Config, worker: Worker, rolled_back: Progress | None = None) -> Run:
+    """Open the data, build the model, and restore weights, optimizer and position; after a roll-back with that progress."""
     mixture, validation = open_training(cfg.data), open_validation(cfg.data)
     objective = build_objective(only_task(cfg.tasks), mixture.tokenizer)
     warnings: list[str] = []
     found = newest_whole(worker.run, warnings)
     info = read_info(found) if found else None
-    plan = make_plan(
-        cfg.training, world_size=worker.world_size, num_rows=mixture.num_rows, width=mixture.width,
-        padding_share=mixture.padding_share, global_rows=info.global_rows if info else None,
-    )
+    moves = info.progress.moves if info else {}
+    plan = _plan(cfg, worker, mixture, info.global_rows if info else None, moves)
     precision = choose_precision(cfg.hardware, worker.device.type)
     model = initial_model(cfg, vocab_size=mixture.tokenizer.vocab_size, causal=objective.causal, start=found)
     num_parameters = sum(p.numel() for p in model.parameters())
     engine, progress = _restore(cfg, worker, plan, model, precision, found, info)
+    progress = rolled_back or progress
     log = RunLog(worker.run, cfg.logging, settings=config_to_dict(cfg)) if worker.leads else None
     run = Run(
         cfg, worker, plan, engine, objective, mixture, validation, log, precision, progress, num_parameters,
-        _seconds_before=progress.worker_seconds,
+        _open_feed(cfg, worker, plan, mixture, objective, progress), _seconds_before=progress.worker_seconds,
     )
     for warning in warnings:
         _write(run, {"kind": "warning", "step": progress.step, "message": warning})
     return run
+
+
+def _plan(cfg: Config, worker: Worker, mixture: Mixture, global_rows: int | None, moves: Moves) -> Plan:
+    return make_plan(
+        cfg.training, cfg.curriculum, world_size=worker.world_size, num_rows=mixture.num_rows, width=mixture.width,
+        padding_share=mixture.padding_share, global_rows=global_rows, moves=moves,
+    )
+
+
+def _open_feed(cfg: Config, worker: Worker, plan: Plan, mixture: Mixture, objective: Objective, progress: Progress) -> Feed:
+    data, hardware, seed = cfg.data, cfg.hardware, cfg.training.seed
+    batches = TrainingBatches(
+        mixture, objective, seed, data.shuffle_row_groups, build_augmentation(data, seed), _ranks(cfg, worker, mixture)
+    )
+    course = Course(plan, mixture, data, seed, progress.skips)
+    return Feed(batches, hardware.num_workers, hardware.pin_memory and worker.device.type == "cuda", worker.rank, course, progress.step)
+
+
+def _ranks(cfg: Config, worker: Worker, mixture: Mixture) -> Path | None:
+    """The file of the rows' difficulty where the curriculum needs it; rank 0 writes it at the first start."""
+    if cfg.curriculum is None or cfg.curriculum.difficulty is None:
+        return None
+    path = worker.run / RANKS_FILE
+    if worker.leads and not path.exists():
+        write_ranks(path, mixture, cfg.curriculum.difficulty.measure)
+    worker.barrier()
+    return path
 
 
 def initial_model(cfg: Config, *, vocab_size: int, causal: bool, start: Path | None = None) -> nn.Module:
@@ -144,7 +194,7 @@ def _restore(
     worker.barrier()
     engine = build_engine(
         model, cfg.hardware, cfg.training, device=worker.device, precision=precision,
-        accumulation_steps=plan.accumulation_steps, universal=universal,
+        accumulation_steps=plan.max_micro_steps, universal=universal,
     )
     if found is None or info is None or not info.has_optimizer:
         return engine, Progress(loss_scale=initial_loss_scale(precision))
@@ -155,37 +205,78 @@ def _restore(
     return engine, progress
 
 
-def _rate(cfg: TrainingConfig, plan: Plan, step: int) -> float:
-    floor = cfg.learning_rate / 10 if cfg.min_learning_rate is None else cfg.min_learning_rate
-    return learning_rate(step, peak=cfg.learning_rate, floor=floor, warmup_steps=plan.warmup_steps, total_steps=plan.total_steps)
-
-
-def _training_stream(run: Run, micro_steps: range) -> Iterator[Batch]:
-    part = Slice(run.worker.rank, run.worker.world_size, run.plan.batch_size, run.plan.accumulation_steps)
-    data, hardware, seed = run.cfg.data, run.cfg.hardware, run.cfg.training.seed
-    batches = TrainingBatches(run.mixture, run.objective, seed, part, data.shuffle_row_groups, build_augmentation(data, seed))
-    return load(batches, micro_steps, num_workers=hardware.num_workers, pin_memory=hardware.pin_memory and run.worker.device.type == "cuda")
-
-
-def _take_step(run: Run, stream: Iterator[Batch], rate: float) -> bool:
+def _take_step(run: Run, rate: float) -> bool:
     """One optimizer step on the weighted mean over all scored tokens of the global batch; returns whether a stop was asked for."""
     with run.meter.waiting():
-        batches = [next(stream) for _ in range(run.plan.accumulation_steps)]
+        batches = run.feed.next_step()
     domain_tokens = (sum(of_domain) for of_domain in zip(*(b.domain_tokens for b in batches), strict=True))
     weight, stop, *tokens = run.worker.sum(
         sum(b.total_weight for b in batches), float(run.worker.stop_requested()), *domain_tokens
     ).tolist()
     run.engine.set_rate(rate)
     run.engine.scale_loss(run.progress.loss_scale)
-    for batch in batches:
-        loss_sum, hits = run.engine.loss(batch.to(run.worker.device))
-        # DeepSpeed averages gradients over workers; a mean over the scored tokens of all of them is wanted.
-        run.engine.backward(loss_sum * (run.worker.world_size / (weight or 1.0)))
-        run.meter.add(loss_sum.detach(), hits.detach(), batch)
+    every = run.cfg.logging.statistics_interval
+    with observed(run.engine.model, bool(every and (run.progress.step + 1) % every == 0)) as activations:
+        good = _accumulate(run, batches, weight or 1.0)
+    if activations.report and good:
+        _write(run, {"kind": "statistics", "step": run.progress.step + 1, **statistics(run.engine, activations)})
+    if good:
+        run.engine.step()
     run.progress = _advanced(run.progress, dict(zip(run.mixture.domains, map(int, tokens), strict=True)))
     if run.precision == "fp16":
         run.progress = next_loss_scale(run.progress, overflowed=run.engine.grad_norm() is None)
     return stop > 0
+
+
+def _accumulate(run: Run, batches: list[Batch], weight: float) -> bool:
+    """Add up the gradient of the global batch; False where the step is bad and was left out."""
+    step_loss = torch.zeros((), device=run.worker.device)
+    # DeepSpeed averages gradients over workers; a mean over the scored tokens of all of them is wanted.
+    factor = run.worker.world_size / weight
+    for number, batch in enumerate(batches, 1):
+        last = number == len(batches)
+        loss_sum, hits = run.engine.loss(batch.to(run.worker.device))
+        step_loss = step_loss + loss_sum.detach()
+        if last and not _is_good(run, step_loss, weight):
+            run.engine.drop(loss_sum * factor)
+            return False
+        run.engine.backward(loss_sum * factor, last=last)
+        run.meter.add(loss_sum.detach(), hits.detach(), batch)
+    return True
+
+
+def _is_good(run: Run, own_loss: torch.Tensor, weight: float) -> bool:
+    """Whether the global batch may move the weights; what else happens is `training.on_bad_step`'s choice."""
+    training = run.cfg.training
+    if not is_guarded(training):
+        return True
+    loss = float(run.worker.sum(float(own_loss))) / weight
+    found = fault(loss, run.progress, training.spike_factor)
+    if found is None:
+        run.progress = after_good_step(loss, run.progress)
+        return True
+    _answer(run, found)
+    return False
+
+
+def _answer(run: Run, found: str) -> None:
+    """Say what was found at a bad step; skip it, go back to the last checkpoint, or stop."""
+    progress, choice = run.progress, run.cfg.training.on_bad_step
+    checkpoint = newest_whole(run.worker.run, []) if choice == "roll_back" else None
+    number = progress.step + 1
+    if choice == "stop" or progress.bad_steps >= MAX_BAD_STEPS or (choice == "roll_back" and checkpoint is None):
+        many = f", the {MAX_BAD_STEPS + 1}th bad step in a row" if progress.bad_steps >= MAX_BAD_STEPS else ""
+        raise ClusterError(f"{found} at step {number}{many}; nothing of it was saved. {LOWER_RATE}")
+    if checkpoint is None:
+        _write(run, {"kind": "warning", "step": number, "message": f"{found} at step {number}: the step was left out"})
+        run.progress = replace(progress, bad_steps=progress.bad_steps + 1)
+        return
+    before = read_info(checkpoint).progress
+    course = run.feed.course
+    rows = course.position(number) - course.position(before.step)
+    _write(run, {"kind": "warning", "step": number,
+                 "message": f"{found} at step {number}: back to step {before.step}, leaving out the {rows:,} rows since"})
+    raise RolledBack(replace(before, skips=[*before.skips, [before.step, rows]], bad_steps=progress.bad_steps + 1))
 
 
 def _advanced(progress: Progress, tokens: dict[str, int]) -> Progress:
@@ -224,16 +315,14 @@ def _log_if_due(run: Run, rate: float, *, last: bool) -> None:
 
 def _drawn(run: Run) -> Report:
     """Rows and tokens drawn from each domain since the start of the run."""
-    stream = Interleave(run.mixture.shares, seed=run.cfg.training.seed)
-    rows = stream.drawn(run.progress.step * run.plan.global_rows).tolist()
+    rows = run.feed.course.rows_drawn(run.progress.step)
     return by_domain("rows", dict(zip(run.mixture.domains, rows, strict=True))) | by_domain("tokens", run.progress.domain_tokens)
 
 
 def _require_finite(run: Run, what: str, value: float) -> None:
     if not math.isfinite(value):
         raise ClusterError(
-            f"the {what} is {value} at step {run.progress.step}; nothing of it was saved. Lower training.learning_rate or "
-            f"training.max_grad_norm, or check the data, and run the same command to go on from the last checkpoint"
+            f"the {what} is {value} at step {run.progress.step}; nothing of it was saved. {LOWER_RATE}"
         )
 
 
@@ -244,9 +333,10 @@ def _mfu(run: Run, tokens_per_s: float) -> Report:
 
 
 def _evaluate_if_due(run: Run, *, last: bool) -> str | None:
-    """Validate every `eval_interval` steps and at the end; returns "early_stopping" when patience runs out."""
-    if not run.validation or (run.progress.step % run.cfg.logging.eval_interval and not last):
-        return None
+    """Validate every `eval_interval` steps and at the end; returns "early_stopping" when the last stage's patience runs out."""
+    stage = run.plan.stage(run.progress.step - 1)
+    if not run.validation or (run.progress.step % (stage.eval_interval or run.cfg.logging.eval_interval) and not last):
+        return _end_of_stage(run, stage)
     with run.meter.paused():
         figures = _evaluate(run)
     if not figures:
@@ -254,17 +344,28 @@ def _evaluate_if_due(run: Run, *, last: bool) -> str | None:
         return None
     loss = figures["loss"]
     _require_finite(run, "validation loss", loss)
-    progress = run.progress
-    improved = progress.best_loss is None or loss < progress.best_loss
-    if improved:
-        run.progress = replace(progress, best_loss=loss, best_step=progress.step, evaluations_without_gain=0)
-    else:
-        run.progress = replace(progress, evaluations_without_gain=progress.evaluations_without_gain + 1)
+    run.progress = after_evaluation(loss, run.progress, run.cfg.curriculum.given() if run.cfg.curriculum else {})
     report = _position(run, "eval") | figures
     _write(run, report)
     run.worker.report(report)
-    patience = run.cfg.training.early_stopping_patience
-    return "early_stopping" if patience and run.progress.evaluations_without_gain >= patience else None
+    return _end_of_stage(run, stage)
+
+
+def _end_of_stage(run: Run, stage: Stage) -> str | None:
+    """Begin the next stage where this one is over, by its length or its patience; the plan follows what plateaus have moved."""
+    patience, step = stage.early_stopping_patience, run.progress.step
+    impatient = patience is not None and run.progress.evaluations_without_gain >= patience
+    if step >= stage.end_step and step < run.plan.total_steps:
+        run.progress = replace(run.progress, evaluations_without_gain=0)
+    elif impatient and stage.name == run.plan.timeline.stages[-1].name:
+        return "early_stopping"
+    elif impatient:
+        run.progress = stage_ended(run.progress)
+    plan = _plan(run.cfg, run.worker, run.mixture, run.plan.global_rows, run.progress.moves)
+    if plan != run.plan:
+        run.plan = plan
+        run.feed.follow(replace(run.feed.course, plan=plan), step)
+    return None
 
 
 def _evaluate(run: Run) -> Report:

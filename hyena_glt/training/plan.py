@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+from ..config.recipe import CurriculumConfig
 from ..config.tree import TrainingConfig
 from ..errors import ConfigError
+from .timeline import Moves, Sizes, Stage, Stretch, Timeline, limits_given, make_timeline
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,26 +19,62 @@ class Plan:
 
     world_size: int
     batch_size: int
-    accumulation_steps: int
+    """Rows per worker and micro-step, at most."""
     global_rows: int
-    """Rows in a global batch; fixed for the whole run, whatever the number of workers."""
+    """Rows in a full global batch; fixed for the whole run, whatever the number of workers."""
     width: int
-    """Tokens in a row."""
+    """Tokens in a row of the data."""
     num_rows: int
     """Rows in an epoch."""
-    total_steps: int
-    warmup_steps: int
+    timeline: Timeline
     notes: tuple[str, ...] = ()
     """Sentences that a user should read before a long run."""
 
     @property
+    def total_steps(self) -> int:
+        return self.timeline.total_steps
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro-steps of a full global batch."""
+        return self.micro_batch(self.global_rows)[1]
+
+    @property
+    def max_micro_steps(self) -> int:
+        """The most micro-steps of any step."""
+        return max(self.micro_batch(stretch.rows)[1] for stretch in self.timeline.stretches)
+
+    @property
     def tokens_per_step(self) -> int:
-        """Positions in a global batch, padding included."""
+        """Positions in a full global batch, padding included."""
         return self.global_rows * self.width
+
+    def stretch(self, step: int) -> Stretch:
+        """The stretch of the step after `step` done ones; the last one behind the end."""
+        return _last_begun(self.timeline.stretches, step)
+
+    def stage(self, step: int) -> Stage:
+        """The stage of the step after `step` done ones; the last one behind the end."""
+        return _last_begun(self.timeline.stages, step)
+
+    def micro_batch(self, rows: int) -> tuple[int, int]:
+        """(Rows per worker and micro-step, micro-steps) of a global batch of `rows`; ConfigError where the workers do not divide it."""
+        return split_batch(rows, self.batch_size, self.world_size)
+
+    def rows_before(self, step: int) -> int:
+        """Rows of the stream that the first `step` steps take."""
+        return _last_begun(self.timeline.stretches, max(0, step - 1)).rows_before(step)
 
     def epoch(self, step: int) -> float:
         """Epochs done after `step` steps."""
-        return step * self.global_rows / self.num_rows
+        return self.rows_before(step) / self.num_rows
+
+
+Part = TypeVar("Part", Stage, Stretch)
+
+
+def _last_begun(parts: Sequence[Part], step: int) -> Part:
+    return parts[max(0, bisect_right([part.first_step for part in parts], step) - 1)]
 
 
 def divide_batch(global_rows: int, batch_size: int, world_size: int) -> int:
@@ -48,38 +88,61 @@ def divide_batch(global_rows: int, batch_size: int, world_size: int) -> int:
     return global_rows // (batch_size * world_size)
 
 
+def split_batch(rows: int, batch_size: int, world_size: int) -> tuple[int, int]:
+    """(Rows per worker and micro-step, micro-steps) of a global batch: as few micro-steps as `batch_size`, the most rows, allows.
+
+    Raises ConfigError where the workers do not divide the batch.
+    """
+    if rows % world_size:
+        fitting = [n for n in range(1, rows + 1) if rows % n == 0]
+        raise ConfigError(
+            f"cluster.train_workers: {world_size} workers do not divide a global batch of {rows} rows, which a batch_ramp or "
+            f"curriculum.batch_size makes; these do: {', '.join(map(str, fitting))}"
+        )
+    own = rows // world_size
+    micro = max(size for size in range(1, min(batch_size, own) + 1) if own % size == 0)
+    return micro, own // micro
+
+
 def make_plan(
-    cfg: TrainingConfig, *, world_size: int, num_rows: int, width: int, padding_share: float = 0.0, global_rows: int | None = None
+    cfg: TrainingConfig, curriculum: CurriculumConfig | None = None, *, world_size: int, num_rows: int, width: int,
+    padding_share: float = 0.0, global_rows: int | None = None, moves: Moves | None = None,
 ) -> Plan:
-    """The plan for `world_size` workers over `num_rows` rows; `global_rows` is given when a run goes on."""
-    rows = global_rows or world_size * cfg.batch_size * cfg.gradient_accumulation_steps
-    limits = {  # one division, at the end: 100 * (7 / 25) is more than 28, and would end a step late
-        "num_epochs": math.ceil(cfg.num_epochs * num_rows / rows) if cfg.num_epochs else None,
-        "max_steps": cfg.max_steps,
-        "max_tokens": math.ceil(cfg.max_tokens / (rows * width * (1.0 - padding_share))) if cfg.max_tokens else None,
-    }
-    given = [limit for limit in limits.values() if limit is not None]
-    if not given:
+    """The plan for `world_size` workers over `num_rows` rows; `global_rows` and `moves` are given when a run goes on.
+
+    Raises ConfigError for a run without an end and for a number of workers that does not divide a global batch.
+    """
+    if not limits_given(cfg):
         raise ConfigError("training: one of num_epochs, max_steps and max_tokens is needed, or the run would never end")
+    rows = global_rows or world_size * cfg.batch_size * cfg.gradient_accumulation_steps
+    divide_batch(rows, cfg.batch_size, world_size)
+    sizes = Sizes(num_rows=num_rows, tokens_per_row=width * (1.0 - padding_share), global_rows=rows)
+    timeline = make_timeline(cfg, curriculum, sizes, moves or {})
     plan = Plan(
-        world_size=world_size, batch_size=cfg.batch_size, accumulation_steps=divide_batch(rows, cfg.batch_size, world_size),
-        global_rows=rows, width=width, num_rows=num_rows, total_steps=min(given), warmup_steps=cfg.warmup_steps,
-        notes=tuple(_notes(cfg, min(given), rows, num_rows, padding_share)),
+        world_size=world_size, batch_size=cfg.batch_size, global_rows=rows, width=width, num_rows=num_rows, timeline=timeline,
+        notes=tuple(_notes(timeline, rows, num_rows, width, padding_share)),
     )
+    for stretch in timeline.stretches:
+        plan.micro_batch(stretch.rows)
     return plan
 
 
-def _notes(cfg: TrainingConfig, total_steps: int, global_rows: int, num_rows: int, padding_share: float) -> list[str]:
+def _notes(timeline: Timeline, global_rows: int, num_rows: int, width: int, padding_share: float) -> list[str]:
     notes = []
-    if cfg.warmup_steps >= total_steps:
-        notes.append(
-            f"training.warmup_steps ({cfg.warmup_steps:,}) is not shorter than the run ({total_steps:,} steps): "
-            f"the learning rate never reaches its peak"
-        )
+    for stage in timeline.stages:
+        if stage.warmup_steps >= stage.end_step - stage.first_step:
+            what = "the run" if len(timeline.stages) == 1 else f"stage {stage.name}"
+            notes.append(
+                f"training.warmup_steps ({stage.warmup_steps:,}) is not shorter than {what} ({stage.end_step - stage.first_step:,} steps): "
+                f"the learning rate never reaches its peak"
+            )
     if padding_share > 0.2:
         notes.append(
             f"{padding_share:.0%} of the positions are padding; a shorter data.sequence_length or preprocessing.max_length wastes less"
         )
     if global_rows > num_rows:
         notes.append(f"one global batch ({global_rows:,} rows) is more than the training split holds ({num_rows:,}): rows repeat in a step")
+    lengths = {stretch.sequence_length for stretch in timeline.stretches} - {None}
+    for length in sorted(length for length in lengths if width % length):
+        notes.append(f"curriculum.sequence_length {length:,} does not divide the rows' {width:,} tokens: the last piece of each is padded")
     return notes

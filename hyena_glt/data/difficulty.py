@@ -1,0 +1,61 @@
+"""How hard each training row is, for a curriculum from easy to hard rows. Runs on the workers, once a run.
+
+The ranks lie in the run folder: float32 [rows] for each domain, the share of its rows that are easier. Of equally hard rows the earlier
+one is easier.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..files import appearing
+from ..tokenizers.base import PAD, UNK
+from .dataset import Rows, TokenRows
+from .mixture import Mixture
+
+RANKS_FILE = "difficulty.npz"
+ROWS_AT_ONCE = 1024
+LOW_WEIGHT = 1.0
+"""Tokens that weigh less than this lie in repeats."""
+
+Measure = Literal["ambiguity", "repeats"]
+
+
+def write_ranks(path: Path, mixture: Mixture, measure: Measure) -> None:
+    """Rank the rows of every domain; reads each row once. ConfigError where the data do not hold what is measured."""
+    ranks = {f"{number:04}": rank(difficulties(rows, measure)) for number, rows in enumerate(mixture.rows)}
+    with appearing(path) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, **ranks)
+
+
+def read_ranks(path: Path) -> list[np.ndarray]:
+    """The ranks of each domain's rows, in the order of the domains."""
+    with np.load(path, allow_pickle=False) as saved:
+        return [saved[name] for name in sorted(saved.files)]
+
+
+def rank(difficulty: np.ndarray) -> np.ndarray:
+    """Float [rows] -> share of the rows that are easier, float32 [rows]."""
+    ranks = np.empty(len(difficulty), np.float32)
+    ranks[np.argsort(difficulty, kind="stable")] = np.arange(len(difficulty)) / len(difficulty)
+    return ranks
+
+
+def difficulties(rows: Rows, measure: Measure) -> np.ndarray:
+    """Share of each row's tokens that are ambiguous, or lie in repeats, float64 [rows]."""
+    if measure == "repeats" and not rows.weighted:
+        raise ConfigError(
+            f"curriculum.difficulty.measure: {rows.folder} has no weights that tell repeats; preprocess with soft_masked: weighted"
+        )
+    starts = range(0, rows.num_rows, ROWS_AT_ONCE)
+    parts = [rows.tokens(np.arange(start, min(start + ROWS_AT_ONCE, rows.num_rows))) for start in starts]
+    return np.concatenate([_shares(part, measure) for part in parts])
+
+
+def _shares(rows: TokenRows, measure: Measure) -> np.ndarray:
+    hard = rows.ids == UNK if measure == "ambiguity" or rows.weights is None else (rows.weights < LOW_WEIGHT) & (rows.ids != PAD)
+    return hard.sum(axis=1) / np.maximum(rows.filled, 1)
