@@ -22,7 +22,6 @@ from hyena_glt.config import Config, DataConfig, changed_settings, config_from_d
 from hyena_glt.data.dataset import Rows
 from hyena_glt.data.manifest import checksum
 from hyena_glt.data.mixture import Mixture, as_paths, open_training, open_validation
-from hyena_glt.data.order import Interleave
 from hyena_glt.data.storage import location
 from hyena_glt.errors import CheckpointError, ClusterError, ConfigError
 from hyena_glt.inference.load import require_same_tokenizer
@@ -41,6 +40,7 @@ from hyena_glt.training.checkpoint import (
     read_info,
     resolve_checkpoint,
 )
+from hyena_glt.training.feed import Course
 from hyena_glt.training.launch import choose_workers, train_on_ray
 from hyena_glt.training.metrics import METRICS_FILE, last_reports
 from hyena_glt.training.plan import Plan, make_plan
@@ -75,12 +75,12 @@ def pretrain(cfg: Config, *, init_only: bool = False, dry_run: bool = False) -> 
     with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
         workers, use_gpu = _workers(cfg)
         plan = make_plan(
-            cfg.training, world_size=workers, num_rows=mixture.num_rows, width=mixture.width,
-            padding_share=mixture.padding_share, global_rows=info.global_rows if info else None,
+            cfg.training, cfg.curriculum, world_size=workers, num_rows=mixture.num_rows, width=mixture.width,
+            padding_share=mixture.padding_share, global_rows=info.global_rows if info else None, moves=info.progress.moves if info else {},
         )
         if not use_gpu:
             choose_precision(cfg.hardware, "cpu")
-        domains = planned_domains(mixture, cfg.training.seed, num_rows=plan.total_steps * plan.global_rows)
+        domains = planned_domains(cfg, plan, mixture)
         _announce(cfg, plan, run, use_gpu, info, domains)
         if dry_run:
             return _dry_result(cfg, plan, mixture, use_gpu) | {"domains": domains}
@@ -221,12 +221,12 @@ def _workers(cfg: Config) -> tuple[int, bool]:
     return workers, use_gpu
 
 
-def planned_domains(mixture: Mixture, seed: int, *, num_rows: int) -> dict[str, dict[str, float]]:
-    """Of each domain: share of the rows drawn, the rows that it has, and how often a run of `num_rows` rows goes through them."""
-    drawn = Interleave(mixture.shares, seed=seed).drawn(num_rows)
+def planned_domains(cfg: Config, plan: Plan, mixture: Mixture) -> dict[str, dict[str, float]]:
+    """Of each domain: share of the rows drawn, the rows that it has, and how often the whole run goes through them."""
+    drawn = Course(plan, mixture, cfg.data, cfg.training.seed).rows_drawn(plan.total_steps)
     return {
-        name: {"share": float(share), "rows": rows.num_rows, "epochs": int(number) / rows.num_rows}
-        for (name, rows), share, number in zip(mixture.domains.items(), mixture.shares, drawn, strict=True)
+        name: {"share": number / sum(drawn), "rows": rows.num_rows, "epochs": number / rows.num_rows}
+        for (name, rows), number in zip(mixture.domains.items(), drawn, strict=True)
     }
 
 

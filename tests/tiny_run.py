@@ -151,12 +151,12 @@ def train_tiny(cfg: Config, run: Path, *, steps: int, log_every: int = 5) -> Pat
     objective = build_objective(only_task(cfg.tasks), rows.tokenizer)
     model = build_model(cfg.model, vocab_size=rows.tokenizer.vocab_size, causal=objective.causal)
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.training.learning_rate)
-    batches = TrainingBatches(rows, objective, 0, Slice(0, 1, cfg.training.batch_size, 1), 16)
+    batches, part = TrainingBatches(rows, objective, 0, 16), Slice(0, 1, cfg.training.batch_size, 1)
     log, started, tokens = RunLog(run, cfg.logging, settings={}), time.monotonic(), 0
     place = {"total_steps": steps}
     log.write({"kind": "start", "step": 0, "tokens": 0, "parameters": sum(p.numel() for p in model.parameters()), "device": "cpu", **place})
     for step in range(1, steps + 1):
-        batch = batches[step - 1]
+        batch = batches[part.request(step - 1)]
         loss_sum, hits = model(batch.inputs, batch.padding, batch.targets)
         loss = loss_sum / batch.num_scored
         loss.backward()

@@ -326,7 +326,8 @@ class LoggingConfig:
     """Newest `step_*` folders to keep (`best_model` and `epoch_*` stay); default: all."""
 
     def __post_init__(self) -> None:
-        require(*at_least(1, self, "log_interval", "eval_interval", "save_interval", "save_epochs", "keep_checkpoints", "statistics_interval"))
+        intervals = ("log_interval", "eval_interval", "save_interval", "statistics_interval", "save_epochs", "keep_checkpoints")
+        require(*at_least(1, self, *intervals))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -461,7 +462,9 @@ class Config:
         shared = 0 if stride is None else window - stride
         length, limit = self.data.sequence_length, self.model.max_position_embeddings
         gpus, workers = self.hardware.num_gpus, self.cluster.train_workers
+        masked = self.tasks.masked_lm is not None and self.tasks.masked_lm.weight > 0
         require(
+            *self._curriculum_rules(masked),
             (
                 shared >= overlap,
                 f"tokenization.stride ({stride or window}) must be at most {window - overlap}, so that windows of "
@@ -477,3 +480,25 @@ class Config:
                 f"with a GPU each too; keep one",
             ),
         )
+
+    def _curriculum_rules(self, masked: bool) -> list[tuple[bool, str]]:
+        curriculum = self.curriculum or CurriculumConfig()
+        lengths, weights = curriculum.sequence_length, curriculum.mixture_weights
+        paths = len(self.data.train_path) if isinstance(self.data.train_path, tuple) else 1
+        limit = self.data.sequence_length or self.model.max_position_embeddings
+        numbers = {len(values) for values in weights.values} if weights else set()
+        return [
+            (
+                lengths is None or max(lengths.values) <= limit,
+                f"curriculum.sequence_length.values must be at most {limit} (data.sequence_length or model.max_position_embeddings)",
+            ),
+            (masked or curriculum.mask_probability is None, "curriculum.mask_probability has no effect without tasks.masked_lm; remove it"),
+            (
+                weights is None or (paths > 1 and numbers == {paths}),
+                f"curriculum.mixture_weights.values needs {paths} weights in each item, one for each of several data.train_path",
+            ),
+            (
+                bool(self.training.stages) or self.training.schedule != "inverse_sqrt" or self.training.warmup_steps > 0,
+                "training.warmup_steps must be positive with schedule inverse_sqrt, which falls as sqrt(warmup_steps / step)",
+            ),
+        ]

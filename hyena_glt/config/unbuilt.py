@@ -55,8 +55,6 @@ def _objectives(tasks: TasksConfig) -> Iterator[str]:
 
 def _pretrain(cfg: Config) -> Iterator[str]:
     yield from _objectives(cfg.tasks)
-    if cfg.curriculum is not None:
-        yield "curriculum is not built yet; remove it"
     if cfg.compression is not None and cfg.compression.method is not None:
         yield f"compression.method: {cfg.compression.method} is not built yet; remove it"
     yield from _remote("training.output_dir", cfg.training.output_dir)

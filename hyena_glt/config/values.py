@@ -56,7 +56,7 @@ def _read(node: yaml.Node, wanted: Any) -> Any:
         return _read_choice(node, get_args(wanted))
     if wanted is str:
         return _read_text(node)
-    if is_dataclass(wanted):
+    if isinstance(wanted, type) and is_dataclass(wanted):
         return _read_section(node, wanted)
     return {bool: _read_bool, int: _read_int, float: _read_float}[wanted](_plain(node))
 

@@ -45,13 +45,17 @@ class Serving:
     mask_probability: float | None = None
 
 
+PLAIN = Serving()
+"""From the first row of the stream on, everything as the data and the objective say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """The rows of one micro-step of one worker: `num_rows` places of the stream from `first_row` on."""
 
     first_row: int
     num_rows: int
-    serving: Serving = Serving()
+    serving: Serving = PLAIN
 
     @property
     def positions(self) -> np.ndarray:
@@ -72,7 +76,7 @@ class Slice:
     def global_rows(self) -> int:
         return self.world_size * self.batch_size * self.accumulation_steps
 
-    def request(self, micro_step: int, serving: Serving = Serving()) -> Request:
+    def request(self, micro_step: int, serving: Serving = PLAIN) -> Request:
         """What a micro-step takes, counted from the start of the run."""
         step, micro = divmod(micro_step, self.accumulation_steps)
         return self.within(step * self.global_rows, micro, serving)

@@ -120,7 +120,8 @@ class Engine:
         self.backward(loss * math.inf, last=True)
         if self.zero_stage == 0:
             self._engine.zero_grad()
-        self._engine.step()
+        else:
+            self._engine.step()
 
     def gradient(self, parameter: nn.Parameter) -> torch.Tensor | None:
         """The whole gradient of the global batch, between the last `backward` and `step`. Every rank must call it."""

@@ -47,7 +47,6 @@ from .statistics import observed, statistics
 from .timeline import Moves, Stage
 from .worker import Worker
 
-
 LOWER_RATE = (
     "Lower training.learning_rate or training.max_grad_norm, set training.on_bad_step to skip or roll_back, or check the data, and run "
     "the same command to go on from the last checkpoint"
@@ -91,6 +90,8 @@ def train(cfg: Config, worker: Worker) -> Progress:
             rolled_back = again.progress
         finally:
             run.feed.close()
+            if run.log:
+                run.log.close()
 
 
 class RolledBack(Exception):
@@ -468,8 +469,6 @@ def _end_report(run: Run) -> None:
     per_worker = 1 if run.worker.device.type == "cuda" else run.cfg.cluster.cpus_per_worker
     report = _position(run, "end") | {"reason": run.progress.stopped_by, kind: run.worker_seconds() * per_worker / 3600.0}
     _write(run, report)
-    if run.log:
-        run.log.close()
     run.worker.report(report)
 
 

@@ -125,7 +125,7 @@ class _Mark:
     def step_from(self, step: int, rows: int, rows_per_step: int) -> int:
         """The first step at or behind the mark, seen from `step`, before which `rows` were taken."""
         if self.unit == "step":
-            return max(step, int(self.number))
+            return max(step, math.ceil(self.number))
         # One division, at the end: 100 * (7 / 25) is more than 28, and would come a step late.
         return step + max(0, math.ceil((self.number - rows) / rows_per_step))
 

@@ -58,8 +58,8 @@ def loader_rows(data: str, workers: list[int], seconds: float, folder: Path) -> 
     rows = []
     for name, case in CASES.items():
         for num_workers in workers:
-            training = open_batches(config_from_dict(settings(data, case, folder)))
-            found = time_loader(training, num_workers=num_workers, step_ms=None, seconds=seconds)
+            first = open_batches(config_from_dict(settings(data, case, folder)))
+            found = time_loader(first, num_workers=num_workers, step_ms=None, seconds=seconds)
             rows.append({"case": name, "processes": num_workers, "tokens_per_s": round(found["tokens_per_s"])})
             print(json.dumps(rows[-1]), flush=True)
     return rows

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,6 +72,7 @@ def trees(draw) -> Config:
     bound |= {"precision", "mixed_precision", "offload_optimizer", "offload_parameters", "train_workers", "max_position_embeddings"}
     bound |= {"soft_masked", "soft_masked_weight", "near_duplicates", "variants", "select_regions", "label_regions"}
     bound |= {"weight_regions", "go_terms", "scratch_path", "train_path", "mixture_weights", "mixture_temperature"}
+    bound |= {"stages", "cooldown_steps", "muon_learning_rate", "muon_momentum", "spike_factor"}
     for name in ("preprocessing", "tokenization", "output", "model", "training", "data", "hardware", "logging", "cluster"):
         section = getattr(cfg, name)
         declared = get_type_hints(type(section))
@@ -88,6 +90,16 @@ def test_sections_that_are_off_by_default_come_back():
     }
     cfg = config_from_dict({"preprocessing": given})
     assert cfg.preprocessing.label_regions.label_by == "gene_biotype"
+    recipe = {
+        "training": {"stages": [
+            {"name": "first", "epochs": 2, "learning_rate": 1e-3, "batch_ramp": [0.5, 1]},
+            {"name": "é: last", "schedule": "wsd", "dropout": 0.1},
+        ]},
+        "curriculum": {"mask_probability": {"values": [0.1, 0.2], "at": [3], "by": "plateau"}},
+    }
+    cfg = config_from_dict(recipe)
+    assert [stage.name for stage in cfg.training.stages] == ["first", "é: last"] and cfg.training.stages[0].batch_ramp == (0.5, 1.0)
+    assert config_from_dict(yaml.safe_load(dump_config(cfg))) == cfg == config_from_dict(config_to_dict(cfg))
     assert config_from_dict(config_to_dict(cfg)) == cfg
 
 

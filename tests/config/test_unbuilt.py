@@ -28,7 +28,6 @@ from hyena_glt.errors import ConfigError
             "pretrain",
             "tasks: training masked_lm and causal_lm together is not built yet; keep one and set the other to null",
         ),
-        ("curriculum.epochs=[20]", "pretrain", "curriculum is not built yet; remove it"),
         ("compression.method=int8", "pretrain", "compression.method: int8 is not built yet; remove it"),
         (
             "training.output_dir=s3://b/run",

@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyena_glt.config import DataConfig, TokenizationConfig
-from hyena_glt.data.batches import Batch, EvaluationBatches, Slice, TrainingBatches, load
+from hyena_glt.data.batches import PLAIN, Batch, EvaluationBatches, Serving, Slice, TrainingBatches, load
 from hyena_glt.data.dataset import open_rows
 from hyena_glt.data.mixture import open_training
 from hyena_glt.data.order import Shuffle
 from hyena_glt.errors import DataError
 from hyena_glt.objectives import IGNORE, CausalLM, MaskedLM, Objective
 from hyena_glt.tokenizers.base import MASK
+from tests.data.micro_steps import MicroSteps
 from tests.data.small_folder import random_letters, write_folder
 
 MASKED, CAUSAL = MaskedLM(0.3, vocab_size=4), CausalLM()
@@ -35,10 +36,11 @@ def folder(tmp_path_factory) -> Path:
 
 
 def training(
-    folder: Path, part: Slice, *, objective: Objective = MASKED, seed: int = 5, window_groups: int = 4, length: int | None = None
-) -> TrainingBatches:
+    folder: Path, part: Slice, *, objective: Objective = MASKED, seed: int = 5, window_groups: int = 4, length: int | None = None,
+    serving: Serving = PLAIN,
+) -> MicroSteps:
     mixture = open_training(DataConfig(train_path=str(folder), sequence_length=length))
-    return TrainingBatches(mixture, objective, seed, part, window_groups)
+    return MicroSteps(TrainingBatches(mixture, objective, seed, window_groups), part, serving)
 
 
 def equal(one: Batch, two: Batch) -> bool:
@@ -67,7 +69,7 @@ def test_the_workers_divide_a_global_batch_without_gap_or_repeat(shape, step):
     parts = slices(*shape)
     assert {part.global_rows for part in parts} == {12}
     micro_steps = range(step * shape[2], (step + 1) * shape[2])
-    places = np.concatenate([part.positions(micro) for micro in micro_steps for part in parts])
+    places = np.concatenate([part.request(micro).positions for micro in micro_steps for part in parts])
     assert places.tolist() == list(range(12 * step, 12 * (step + 1)))
 
 
@@ -92,7 +94,7 @@ def test_a_run_that_goes_on_with_other_workers_sees_the_rows_that_it_had_not_see
     assert [sorted(seen[e * NUM_ROWS : (e + 1) * NUM_ROWS]) for e in range(3)] == [list(range(NUM_ROWS))] * 3
 
 
-def chosen(batches: TrainingBatches, micro_step: int) -> torch.Tensor:
+def chosen(batches: MicroSteps, micro_step: int) -> torch.Tensor:
     return batches[micro_step].targets != IGNORE
 
 
@@ -107,9 +109,10 @@ def test_masks_depend_on_seed_and_place_alone(folder):
 
 def test_a_row_is_masked_anew_in_each_epoch(folder):
     batches = training(folder, Slice(0, 1, NUM_ROWS, 1))  # a batch is an epoch
-    order = Shuffle(batches.mixture.rows[0].group_sizes(), seed=5, window_groups=4).rows(np.arange(2 * NUM_ROWS)).reshape(2, NUM_ROWS)
+    stored = batches.batches.mixture.rows[0]
+    order = Shuffle(stored.group_sizes(), seed=5, window_groups=4).rows(np.arange(2 * NUM_ROWS)).reshape(2, NUM_ROWS)
     first, second = (chosen(batches, epoch)[np.argsort(order[epoch])] for epoch in (0, 1))
-    rows = torch.from_numpy(batches.mixture.rows[0].read(order[1]).astype(np.int64))
+    rows = torch.from_numpy(stored.read(order[1]).astype(np.int64))
     assert (batches[1].targets[chosen(batches, 1)] == rows[chosen(batches, 1)]).all(), "the order is the one that was used"
     assert (first != second).any(dim=1).sum() > NUM_ROWS - 2
     assert (chosen(batches, 0) != chosen(batches, 1)).any(dim=1).sum() > NUM_ROWS - 2, "nor is it the place in the epoch that decides"

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from hyena_glt.config import DataConfig, TokenizationConfig
 from hyena_glt.data.augment import Augmentation
-from hyena_glt.data.batches import Slice, TrainingBatches
+from hyena_glt.data.batches import Request, Slice, TrainingBatches
 from hyena_glt.data.dataset import open_rows
 from hyena_glt.data.manifest import checksum
 from hyena_glt.data.mixture import Mixture, domain_names, open_training, open_validation
 from hyena_glt.errors import ConfigError, DataError
 from hyena_glt.objectives import CausalLM, MaskedLM
 from hyena_glt.tokenizers import build_tokenizer
+from tests.data.micro_steps import MicroSteps
 from tests.tiny_run import random_bases, write_data
 
 CHAR = build_tokenizer("dna", TokenizationConfig(kind="char"))
@@ -139,9 +140,9 @@ def test_validation_rows_by_domain(folders):
     assert open_validation(DataConfig()) == {}
 
 
-def training(mixture: Mixture, part: Slice) -> TrainingBatches:
+def training(mixture: Mixture, part: Slice) -> MicroSteps:
     augmentation = Augmentation(reverse_complement=0.5, max_shift=4, seed=3)
-    return TrainingBatches(mixture, MaskedLM(0.3, vocab_size=4), 3, part, 2, augmentation)
+    return MicroSteps(TrainingBatches(mixture, MaskedLM(0.3, vocab_size=4), 3, 2, augmentation), part)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4), (2, 6, 1), (3, 2, 2), (12, 1, 1)])
@@ -162,7 +163,7 @@ def test_workers_and_restarts_do_not_change_a_global_batch(folders, shape):
 def test_no_row_is_lost_in_a_domains_epoch(folders):
     """Causal and unaugmented, so that a batch's inputs are its rows."""
     mixture = opened(folders, list(BASES), mixture_weights=(1, 5, 1))
-    batches = TrainingBatches(mixture, CausalLM(), 1, Slice(0, 1, 20, 1), 2)
+    batches = MicroSteps(TrainingBatches(mixture, CausalLM(), 1, 2), Slice(0, 1, 20, 1))
     seen = [row.tobytes() for step in range(60) for row in batches[step].inputs.numpy()]
     for domain, rows in enumerate(mixture.rows):
         every = mixture.tokens(np.full(rows.num_rows, domain), np.arange(rows.num_rows)).ids.astype(np.int64)
@@ -175,7 +176,7 @@ def test_no_row_is_lost_in_a_domains_epoch(folders):
 
 def test_tokens_are_counted_by_domain(folders):
     mixture = opened(folders, list(BASES))
-    batch = TrainingBatches(mixture, CausalLM(), 1, Slice(0, 1, 500, 1), 2)[0]
+    batch = TrainingBatches(mixture, CausalLM(), 1, 2)[Request(0, 500)]
     every = [mixture.tokens(np.full(rows.num_rows, d), np.arange(rows.num_rows)).ids for d, rows in enumerate(mixture.rows)]
     lengths = [{row.astype(np.int64).tobytes(): (row != 0).sum() for row in ids} for ids in every]
     found = [sum(of_domain.get(row.tobytes(), 0) for row in batch.inputs.numpy()) for of_domain in lengths]

@@ -4,75 +4,32 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from hyena_glt.config import load_config, only_task
-from hyena_glt.data.batches import EvaluationBatches, Slice, TrainingBatches
+from hyena_glt.data.batches import EvaluationBatches, Request, TrainingBatches
 from hyena_glt.data.dataset import open_rows
 from hyena_glt.data.mixture import open_training
 from hyena_glt.errors import ClusterError
 from hyena_glt.inference import load_model
 from hyena_glt.objectives import IGNORE, CausalLM, build_objective
-from hyena_glt.training.checkpoint import COMMIT_FILE, OPTIMIZER_FOLDER, Progress, read_info, resolve_checkpoint
-from hyena_glt.training.loop import initial_model, train
+from hyena_glt.training.checkpoint import COMMIT_FILE, OPTIMIZER_FOLDER, read_info, resolve_checkpoint
+from hyena_glt.training.loop import initial_model
 from hyena_glt.training.metrics import METRICS_FILE, read_reports
 from hyena_glt.training.worker import OWNER_FILE, STOP, Worker
-from pipelines.preprocess import preprocess
 from tests.tiny_run import write_lambda_data
+from tests.training.in_process import losses, run
 
 GENOMES = Path(__file__).parents[2] / "pipelines" / "genomes"
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
-    """The phage genomes as windows of 64 bases."""
-    folder = tmp_path_factory.mktemp("data") / "phages"
-    preprocess(load_config(None, [
-        f"preprocessing.input_path={GENOMES}", f"output.path={folder}", "preprocessing.max_length=64", "tokenization.kind=char",
-        "preprocessing.split.by=tail",
-    ]))
-    return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A world of one."""
-    torch.set_num_threads(1)
-    os.environ["LOCAL_RANK"] = "0"
-    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-def run(data: Path, folder: Path, *settings: str) -> Progress:
-    """Train a tiny model in this process."""
-    given = [
-        "model.hidden_size=16", "model.num_layers=2", "model.mixers=[se,li]", "model.max_position_embeddings=64", "model.vocab_size=4",
-        "model.num_attention_heads=2", "training.max_steps=6", "training.batch_size=4", "training.learning_rate=1e-2",
-        "training.eval_max_rows=8",
-        "logging.log_interval=1", "logging.eval_interval=3", "logging.save_interval=3", "logging.use_tensorboard=false",
-        f"data.train_path={data}", f"data.val_path={data}", "hardware.precision=fp32", "hardware.zero_stage=1", *settings,
-    ]
-    latest = {setting.split("=")[0]: setting for setting in given}
-    if not any(name.startswith("tasks.") for name in latest):
-        latest["tasks"] = "tasks.causal_lm.weight=1"
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (folder / OWNER_FILE).write_text("test")
-    return train(load_config(None, list(latest.values())), Worker(0, 1, torch.device("cpu"), folder, "test"))
-
-
-def losses(folder: Path, kind: str = "train") -> list[float]:
-    return [report["loss"] for report in read_reports(folder / METRICS_FILE) if report["kind"] == kind]
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 @pytest.mark.parametrize("mixers", ["hyena", "se", "mr", "li", "attention"])
@@ -130,7 +87,7 @@ def test_the_loss_is_the_weighted_mean_over_the_global_batch(weighted: Path, tmp
     cfg = load_config(resolve_checkpoint(tmp_path) / "config.yaml")
     mixture = open_training(cfg.data)
     goal = build_objective(only_task(cfg.tasks), mixture.tokenizer)
-    batch = TrainingBatches(mixture, goal, cfg.training.seed, Slice(0, 1, 6, 1), cfg.data.shuffle_row_groups)[0]
+    batch = TrainingBatches(mixture, goal, cfg.training.seed, cfg.data.shuffle_row_groups)[Request(0, 6)]
     model = initial_model(cfg, vocab_size=4, causal=goal.causal).double()
     scored = batch.targets != IGNORE
     nats = -model(batch.inputs, batch.padding)[scored].log_softmax(-1).gather(1, batch.targets[scored][:, None])[:, 0]

@@ -1,0 +1,200 @@
+"""Stages, curricula, optimizers and the guard in the real loop: what they do, and that a run can be resumed in the middle of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from hyena_glt.data.batches import Batch
+from hyena_glt.errors import ClusterError, ConfigError
+from hyena_glt.training import loop
+from hyena_glt.training.checkpoint import Progress, resolve_checkpoint
+from hyena_glt.training.engine import Engine
+from hyena_glt.training.feed import Feed
+from hyena_glt.training.metrics import METRICS_FILE, Report, read_reports
+from tests.training.in_process import losses, run
+
+pytestmark = pytest.mark.usefixtures("process_group")
+
+STAGES = (
+    "training.stages=[{name: a, steps: 3, learning_rate: 1e-2, warmup_steps: 2, batch_ramp: [0.5, 1]}, "
+    "{name: b, steps: 3, learning_rate: 5e-3, schedule: linear, dropout: 0.2, eval_interval: 1}]"
+)
+CURRICULA = [
+    "curriculum.sequence_length={values: [16, 64], at: [4], by: step}", "tasks.masked_lm.weight=1",
+    "curriculum.mask_probability={values: [0.4, 0.2], at: [128], by: tokens}",
+    "curriculum.difficulty={values: [0.5, 1], at: [2], by: step}",
+]
+
+
+def reports(folder: Path, kind: str) -> list[Report]:
+    return [report for report in read_reports(folder / METRICS_FILE) if report["kind"] == kind]
+
+
+def weights(folder: Path) -> bytes:
+    return (resolve_checkpoint(folder / "checkpoints" / "latest") / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+    """What the feed gives the loop, looked at on its way."""
+    seen: list[Batch] = []
+    original: Callable[[Feed], list[Batch]] = Feed.next_step
+
+    def watch(feed: Feed) -> list[Batch]:
+        found = original(feed)
+        seen.extend(found)
+        return found
+
+    monkeypatch.setattr(Feed, "next_step", watch)
+    return seen
+
+
+def test_stages_change_rate_batch_and_evaluations(data: Path, tmp_path: Path, batches: list[Batch]) -> None:
+    run(data, tmp_path, STAGES, "training.max_steps=null")
+    rates = [report["learning_rate"] for report in reports(tmp_path, "train")]
+    assert rates == pytest.approx([5e-3, 1e-2, 1e-2, 5e-3, 5e-3 - 4.5e-3 / 3, 5e-3 - 9e-3 / 3])
+    assert [len(batch.inputs) for batch in batches] == [2, 2, 4, 4, 4, 4]
+    assert [report["step"] for report in reports(tmp_path, "eval")] == [3, 4, 5, 6]
+
+
+def test_a_shorter_length_serves_the_same_tokens_in_the_same_order(data: Path, tmp_path: Path, batches: list[Batch]) -> None:
+    run(data, tmp_path / "plain", "training.max_steps=4")
+    plain = list(batches)
+    batches.clear()
+    run(data, tmp_path / "curriculum", "training.max_steps=4", "curriculum.sequence_length={values: [16, 32], at: [2], by: step}")
+    assert [batch.inputs.shape[1] for batch in batches] == [16, 16, 32, 32]
+    for whole, cut in zip(plain, batches, strict=True):
+        assert torch.equal(whole.inputs.flatten(), cut.inputs.flatten()), "positions per step stay as they are"
+        assert whole.domain_tokens == cut.domain_tokens
+
+
+def crash(data: Path, folder: Path, *settings: str, after: int) -> None:
+    """A run that ends without warning after so many steps, each of them saved."""
+    original: Callable[[Feed], list[Batch]] = Feed.next_step
+
+    def next_step(feed: Feed) -> list[Batch]:
+        if feed.step == after:
+            raise KeyboardInterrupt
+        return original(feed)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Feed, "next_step", next_step)
+        run(data, folder, *settings, "logging.save_interval=1")
+
+
+@pytest.mark.parametrize("broken_at", [1, 2, 3, 5])
+def test_resume_in_the_middle_of_everything_is_exact(data: Path, tmp_path: Path, broken_at: int) -> None:
+    recipe = [STAGES, *CURRICULA, "training.max_steps=null"]
+    run(data, tmp_path / "unbroken", *recipe)
+    crash(data, tmp_path / "broken", *recipe, after=broken_at)
+    run(data, tmp_path / "broken", *recipe)
+    assert losses(tmp_path / "broken") == pytest.approx(losses(tmp_path / "unbroken"), abs=1e-6)
+    assert weights(tmp_path / "broken") == weights(tmp_path / "unbroken")
+
+
+def test_a_plateau_moves_a_curriculum_and_ends_a_stage(data: Path, tmp_path: Path, batches: list[Batch]) -> None:
+    """At a rate of 0.3 the validation loss soon stops falling."""
+    settings = [
+        "logging.eval_interval=1", "logging.save_interval=1",
+        "curriculum.sequence_length={values: [16, 64], at: [1], by: plateau}",
+        "training.stages=[{name: wild, steps: 8, learning_rate: 0.3, early_stopping_patience: 2}, {name: calm, steps: 3, learning_rate: 1e-3}]",
+    ]
+    progress = run(data, tmp_path / "unbroken", *settings, "training.max_steps=null")
+    evaluated = losses(tmp_path / "unbroken", "eval")
+    first = next(step for step in range(1, 9) if evaluated[step] >= min(evaluated[:step])) + 1
+    assert progress.moves["sequence_length"] == [first]
+    assert [batch.inputs.shape[1] for batch in batches[: first + 1]] == [16] * first + [64]
+    (ended,) = progress.moves["stage"]
+    rates = [report["learning_rate"] for report in reports(tmp_path / "unbroken", "train")]
+    assert rates == [0.3] * ended + [1e-3] * 3 and progress.step == ended + 3 < 11
+
+    for step in (first, ended):
+        folder = tmp_path / f"broken_{step}"
+        crash(data, folder, *settings, "training.max_steps=null", after=step)
+        run(data, folder, *settings, "training.max_steps=null")
+        assert losses(folder) == pytest.approx(losses(tmp_path / "unbroken"), abs=1e-6)
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, bad: set[int], factor: float) -> None:
+    """Multiply the loss of the given forward passes of the training, counted from 0, through the engine that computes it."""
+    original, calls = Engine.loss, iter(range(10**6))
+
+    def loss(engine: Engine, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        loss_sum, hits = original(engine, batch)
+        return (loss_sum * factor if engine.model.training and next(calls) in bad else loss_sum), hits
+
+    monkeypatch.setattr(Engine, "loss", loss)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("factor", [float("nan"), 10.0], ids=["nan", "spike"])
+def test_a_bad_step_is_skipped(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zero_stage: int, factor: float) -> None:
+    settings = ["training.on_bad_step=skip", "training.spike_factor=3", f"hardware.zero_stage={zero_stage}",
+                "training.gradient_accumulation_steps=2", "training.batch_size=2", "logging.save_interval=1"]
+    poison(monkeypatch, {5}, factor)  # the second micro-step of step 3
+    progress = run(data, tmp_path, *settings)
+    assert progress.step == 6 and all(loss < 2.5 for loss in losses(tmp_path))
+    (warning,) = reports(tmp_path, "warning")
+    assert warning["step"] == 3 and "at step 3: the step was left out" in warning["message"]
+    saved = [(tmp_path / "checkpoints" / f"step_{step:08d}" / "model.safetensors").read_bytes() for step in (1, 2, 3, 4)]
+    assert saved[1] == saved[2] and len(set(saved)) == 3, "the weights stood still in step 3 alone"
+
+
+def test_a_roll_back_leaves_out_the_rows_since_the_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: list[Batch]
+) -> None:
+    run(data, tmp_path / "plain", "training.max_steps=9")
+    plain = [batch.inputs for batch in batches]
+    batches.clear()
+    poison(monkeypatch, {4}, float("nan"))
+    progress = run(data, tmp_path / "run", "training.on_bad_step=roll_back")
+    taken = [next(n for n, inputs in enumerate(plain) if torch.equal(inputs, batch.inputs)) for batch in batches]
+    assert taken == [0, 1, 2, 3, 4, 5, 6, 7], "steps 4 and 5 are gone, with their rows"
+    assert progress.step == 6 and progress.skips == [[3, 8]] and progress.bad_steps == 0
+    assert "at step 5: back to step 3, leaving out the 8 rows since" in reports(tmp_path / "run", "warning")[0]["message"]
+
+
+@pytest.mark.parametrize("choice", ["skip", "roll_back", "stop"])
+def test_a_run_that_stays_bad_stops(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str) -> None:
+    poison(monkeypatch, set(range(3, 100)), float("nan"))
+    with pytest.raises(ClusterError, match=r"the training loss is nan at step \d.*; nothing of it was saved. Lower training.learning_rate"):
+        run(data, tmp_path, f"training.on_bad_step={choice}", "training.max_steps=20", "training.spike_factor=3")
+    assert resolve_checkpoint(tmp_path / "checkpoints" / "latest").name == ("step_00000006" if choice == "skip" else "step_00000003")
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 3])
+def test_statistics_by_block(data: Path, tmp_path: Path, zero_stage: int) -> None:
+    run(data, tmp_path, "logging.statistics_interval=2", f"hardware.zero_stage={zero_stage}", "training.max_grad_norm=null")
+    run(data, tmp_path / "without")
+    found = reports(tmp_path, "statistics")
+    assert [report["step"] for report in found] == [2, 4, 6]
+    parts = {"block_0", "block_1", "embedding", "norm"}
+    assert {name.partition("/")[2] for name in found[0] if name.startswith("grad_norm/")} == parts
+    assert {name for name in found[0] if name.startswith("activation_")} == {
+        f"activation_{what}/block_{n}" for what in ("rms", "max") for n in (0, 1)
+    }
+    squares = sum(value**2 for name, value in found[0].items() if name.startswith("grad_norm/"))
+    if zero_stage:
+        assert squares**0.5 == pytest.approx(reports(tmp_path, "train")[1]["grad_norm"], rel=1e-4)
+    assert squares > 0 and all(value > 0 for value in found[0].values() if isinstance(value, float))
+    assert losses(tmp_path)[:2] == pytest.approx(losses(tmp_path / "without")[:2], rel=1e-5), "looking changes nothing"
+
+
+@pytest.mark.parametrize("optimizer, rate", [("lion", 1e-3), ("muon", 1e-2)])
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_optimizers_learn_alike_at_every_stage_and_resume(data: Path, tmp_path: Path, optimizer: str, rate: float, zero_stage: int) -> None:
+    settings = [f"training.optimizer={optimizer}", f"training.learning_rate={rate}", "training.min_learning_rate=1e-4",
+                "training.gradient_accumulation_steps=2", "training.batch_size=2", "model.hidden_size=32"]
+    run(data, tmp_path / "plain", *settings, "hardware.zero_stage=0")
+    run(data, tmp_path / "zero", *settings, f"hardware.zero_stage={zero_stage}")
+    assert losses(tmp_path / "zero") == pytest.approx(losses(tmp_path / "plain"), rel=2e-3 if optimizer == "muon" else 1e-5)
+    assert losses(tmp_path / "zero")[-1] < losses(tmp_path / "zero")[0]
+    run(data, tmp_path / "broken", *settings, f"hardware.zero_stage={zero_stage}", "training.max_steps=3", "training.schedule=constant")
+    run(data, tmp_path / "broken", *settings, f"hardware.zero_stage={zero_stage}", "training.schedule=constant")
+    run(data, tmp_path / "unbroken", *settings, f"hardware.zero_stage={zero_stage}", "training.schedule=constant")
+    assert losses(tmp_path / "broken") == pytest.approx(losses(tmp_path / "unbroken"), abs=1e-6)
