@@ -209,6 +209,12 @@ def _positive(flag: str, text: str) -> int:
     return int(text)
 
 
+def _whole(flag: str, text: str) -> int:
+    if not text.isdecimal():
+        raise ConfigError(f"{flag} must be a whole number, got {text}")
+    return int(text)
+
+
 def _milliseconds(flag: str, text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 < float(text) < float("inf"):
@@ -253,7 +259,8 @@ def _pretrain(args: Namespace) -> Result:
     cfg = _config(args)
     from pipelines.pretrain import pretrain
 
-    return pretrain(cfg, init_only=args.mode == "init_only", dry_run=args.dry_run)
+    probe = {"probe_steps": _whole("--probe_steps", args.probe_steps)} if args.probe_steps else {}
+    return pretrain(cfg, init_only=args.mode == "init_only", dry_run=args.dry_run, **probe)
 
 
 def _evaluate(args: Namespace) -> Result:
@@ -334,6 +341,7 @@ COMMANDS: dict[str, Command] = {
         (
             Flag("--output_dir", "the run folder", sets="training.output_dir"),
             Flag("--mode", "init_only: build the model, print its size, save it, and stop", choices=("train", "init_only")),
+            Flag("--probe_steps", "steps by which --dry-run times the run; default: 20; 0: none"),
         ),
         has_dry_run=True,
     ),

@@ -11,12 +11,12 @@ import torch
 
 from hyena_glt.config import Config, DataConfig, HardwareConfig, ModelConfig, dump_config, only_task, require_built
 from hyena_glt.errors import ConfigError
-from hyena_glt.model.count import count_parameters, estimate_memory
+from hyena_glt.model.count import MemoryEstimate, count_parameters, estimate_memory
 from hyena_glt.objectives import build_objective
 from hyena_glt.tokenizers import Tokenizer, build_tokenizer
 from hyena_glt.training.checkpoint import WEIGHTS_FILE, CheckpointInfo, Progress, atomic_write, clear_staging_folder, commit, newest_whole
 from hyena_glt.training.launch import choose_workers
-from hyena_glt.training.loop import initial_model
+from hyena_glt.training.prepare import initial_model
 
 
 def save_initial(cfg: Config, *, dry_run: bool) -> dict[str, Any]:
@@ -62,19 +62,26 @@ def describe_model(
 
     Offloaded parts count as they stand in the host's memory.
     """
+    parameters, memory = estimate_worker(cfg, tokenizer, world_size=world_size, rows=rows, width=width, use_gpu=use_gpu)
+    parts = ("weights", "gradients", "optimizer", "activations", "total")
+    gigabytes = {f"{part}_gb": round(getattr(memory, part) / 1e9, 3) for part in parts}
+    return {"parameters": parameters, "memory_per_worker": gigabytes | {"rows": rows, "tokens_per_row": width, "workers": world_size}}
+
+
+def estimate_worker(
+    cfg: Config, tokenizer: Tokenizer, *, world_size: int, rows: int, width: int, use_gpu: bool
+) -> tuple[int, MemoryEstimate]:
+    """(Parameters, bytes on one worker) for a micro-batch of rows x width tokens."""
     model, hardware = cfg.model, cfg.hardware
     causal = build_objective(only_task(cfg.tasks), tokenizer).causal
     parameters = count_parameters(model, vocab_size=tokenizer.vocab_size, causal=causal)
-    memory = estimate_memory(
+    return parameters, estimate_memory(
         num_parameters=parameters, width=model.hidden_size, intermediate=model.intermediate_size or 4 * model.hidden_size,
         layers=[model.mixers[i % len(model.mixers)] for i in range(model.num_layers)], num_rows=-(-tokenizer.num_ids // 8) * 8,
         tokens=rows * width, zero_stage=hardware.zero_stage, world_size=world_size,
         compute_bytes=4 if _computes_in_float32(hardware, use_gpu) else 2,
         gradient_checkpointing=hardware.gradient_checkpointing,
     )
-    parts = ("weights", "gradients", "optimizer", "activations", "total")
-    gigabytes = {f"{part}_gb": round(getattr(memory, part) / 1e9, 3) for part in parts}
-    return {"parameters": parameters, "memory_per_worker": gigabytes | {"rows": rows, "tokens_per_row": width, "workers": world_size}}
 
 
 def _computes_in_float32(hardware: HardwareConfig, use_gpu: bool) -> bool:

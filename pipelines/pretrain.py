@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -18,7 +19,17 @@ import ray
 import torch
 
 from hyena_glt import __version__
-from hyena_glt.config import Config, DataConfig, changed_settings, config_from_dict, dump_config, load_config, only_task, require_built
+from hyena_glt.config import (
+    Config,
+    CurriculumConfig,
+    DataConfig,
+    changed_settings,
+    config_from_dict,
+    dump_config,
+    load_config,
+    only_task,
+    require_built,
+)
 from hyena_glt.data.dataset import Rows
 from hyena_glt.data.manifest import checksum
 from hyena_glt.data.mixture import Mixture, as_paths, open_training, open_validation
@@ -47,21 +58,24 @@ from hyena_glt.training.plan import Plan, make_plan
 from hyena_glt.training.precision import choose_precision
 from hyena_glt.training.progress import progress_bar
 
+from ._plan import PROBE_STEPS, announce_timeline, estimate, timeline
 from ._ray import start_ray
-from .initialize import describe_model, fitting_vocab_size, save_initial
+from .initialize import describe_model, estimate_worker, fitting_vocab_size, save_initial
 
 FREE_SECTIONS = ("preprocessing", "tokenization", "output", "hardware", "cluster", "logging", "tune")
 """Sections that may change when a run goes on; the first three have done their work."""
 FREE_SETTINGS = (
     "training.num_epochs", "training.max_steps", "training.max_tokens", "training.early_stopping_patience", "training.eval_max_rows",
-    "training.init_from", "training.output_dir", "model.vocab_size",
+    "training.init_from", "training.output_dir", "training.on_bad_step", "training.spike_factor", "model.vocab_size",
 )
 
 log = logging.getLogger(__name__)
 
 
-def pretrain(cfg: Config, *, init_only: bool = False, dry_run: bool = False) -> dict[str, Any]:
+def pretrain(cfg: Config, *, init_only: bool = False, dry_run: bool = False, probe_steps: int = PROBE_STEPS) -> dict[str, Any]:
     """Train a model as `cfg` says, going on where an earlier start of the same run ended.
+
+    `dry_run` says instead what would happen, and by `probe_steps` real steps (0: none) how long it would take.
 
     Returns the result that the command line prints: status, run, steps, tokens, losses, checkpoint, hours.
     Raises ConfigError, DataError, CheckpointError or ClusterError, before anything starts where that is possible.
@@ -83,13 +97,14 @@ def pretrain(cfg: Config, *, init_only: bool = False, dry_run: bool = False) -> 
         domains = planned_domains(cfg, plan, mixture)
         _announce(cfg, plan, run, use_gpu, info, domains)
         if dry_run:
-            return _dry_result(cfg, plan, mixture, use_gpu) | {"domains": domains}
-        if info and _has_ended(info.progress, plan, cfg.training.early_stopping_patience):
+            planned = _dry_result(cfg, plan, mixture, use_gpu) | {"domains": domains}
+            return planned | (estimate(cfg, plan, workers=workers, use_gpu=use_gpu, steps=probe_steps) if probe_steps else {})
+        if info and _has_ended(info.progress, plan):
             log.warning("this run has ended already; its result follows. A longer run or more patience goes on")
             return run_result(run)
         _claim(cfg, run, mixture)
         with progress_bar(run, total_steps=plan.total_steps):
-            train_on_ray(cfg, run, workers=workers, use_gpu=use_gpu)
+            train_on_ray(cfg, run, workers=workers, use_gpu=use_gpu, bytes_needed=_bytes_needed(cfg, plan, mixture, use_gpu))
     return run_result(run)
 
 
@@ -112,20 +127,29 @@ def resolve(cfg: Config) -> tuple[Config, Mixture]:
         beside = tuple(str(rows.folder) for rows in mixture.rows if "val" in rows.manifest.splits)
         cfg = replace(cfg, data=replace(cfg.data, val_path=beside if len(beside) > 1 else next(iter(beside), None)))
     validation = open_validation(cfg.data)
-    if cfg.training.early_stopping_patience and not validation:
-        raise ConfigError(
-            "training.early_stopping_patience: there is no validation split to watch; preprocess with one, or name data.val_path"
-        )
+    if (waiting := _waits_for_validation(cfg)) and not validation:
+        raise ConfigError(f"{waiting}: there is no validation split to watch; preprocess with one, or name data.val_path")
     for rows in validation.values():
         require_same_tokenizer(mixture.tokenizer, rows.tokenizer, str(rows.folder))
     for rows in (*validation.values(), *mixture.rows):
         _check_lengths(cfg, rows)
+    _check_curriculum(cfg, mixture)
     model = replace(cfg.model, vocab_size=fitting_vocab_size(cfg.model, mixture.tokenizer))
     cfg = replace(_with_the_datas_settings(cfg, mixture.rows[0]), model=model)
     if init_from := cfg.training.init_from:
         cfg = replace(cfg, training=replace(cfg.training, init_from=_absolute(init_from)))
         _check_start(cfg, resolve_checkpoint(init_from), mixture)
     return cfg, mixture
+
+
+def _waits_for_validation(cfg: Config) -> str | None:
+    """The first setting that waits for the validation loss, if any does."""
+    if cfg.training.early_stopping_patience:
+        return "training.early_stopping_patience"
+    if any(stage.early_stopping_patience for stage in cfg.training.stages):
+        return "training.stages"
+    given = cfg.curriculum.given() if cfg.curriculum else {}
+    return next((f"curriculum.{name}.by" for name, curriculum in given.items() if curriculum.by == "plateau"), None)
 
 
 def _with_absolute_paths(data: DataConfig) -> DataConfig:
@@ -172,6 +196,20 @@ def _check_lengths(cfg: Config, rows: Rows) -> None:
         )
 
 
+def _check_curriculum(cfg: Config, mixture: Mixture) -> None:
+    curriculum = cfg.curriculum or CurriculumConfig()
+    if curriculum.sequence_length and max(curriculum.sequence_length.values) > mixture.piece_length:
+        raise ConfigError(
+            f"curriculum.sequence_length.values: {max(curriculum.sequence_length.values):,} is longer than the data's rows of "
+            f"{mixture.piece_length:,} tokens, which are cut and never joined; preprocess with a longer preprocessing.max_length"
+        )
+    unweighted = [str(rows.folder) for rows in mixture.rows if not rows.weighted]
+    if curriculum.difficulty and curriculum.difficulty.measure == "repeats" and unweighted:
+        raise ConfigError(
+            f"curriculum.difficulty.measure: {unweighted[0]} has no weights that tell repeats; preprocess with soft_masked: weighted"
+        )
+
+
 def earlier_start(cfg: Config, run: Path, data_checksum: str) -> CheckpointInfo | None:
     """What an earlier start of this run left, or None; refuses a folder of another run and changed settings or data."""
     if not (run / "config.yaml").exists():
@@ -202,8 +240,21 @@ def _is_free(key: str) -> bool:
     return key.split(".")[0] in FREE_SECTIONS or key in FREE_SETTINGS
 
 
-def _has_ended(progress: Progress, plan: Plan, patience: int | None) -> bool:
-    return progress.step >= plan.total_steps or (patience is not None and progress.evaluations_without_gain >= patience)
+def _has_ended(progress: Progress, plan: Plan) -> bool:
+    last = plan.timeline.stages[-1]
+    impatient = last.early_stopping_patience is not None and progress.evaluations_without_gain >= last.early_stopping_patience
+    return progress.step >= plan.total_steps or (impatient and progress.step > last.first_step)
+
+
+def _bytes_needed(cfg: Config, plan: Plan, mixture: Mixture, use_gpu: bool) -> Callable[[int], int]:
+    """Estimated bytes on a worker for a micro-batch of so many rows."""
+    def bytes_of(rows: int) -> int:
+        _, memory = estimate_worker(
+            cfg, mixture.tokenizer, world_size=plan.world_size, rows=rows, width=plan.width, use_gpu=use_gpu
+        )
+        return memory.total
+
+    return bytes_of
 
 
 def _workers(cfg: Config) -> tuple[int, bool]:
@@ -238,6 +289,7 @@ def _announce(
              f"{plan.tokens_per_step:,}", plan.world_size, device, "s" * (plan.world_size > 1), plan.epoch(plan.total_steps))
     for name, domain in domains.items() if len(domains) > 1 else ():
         log.info("%s: %.1f %% of the rows drawn, %.2f epochs of it", name, 100 * domain["share"], domain["epochs"])
+    announce_timeline(plan)
     if info:
         log.info("going on from step %s", f"{info.progress.step:,}")
     for note in (*plan.notes, *_hints_without_effect(cfg, use_gpu)):
@@ -300,7 +352,7 @@ def _dry_result(cfg: Config, plan: Plan, mixture: Mixture, use_gpu: bool) -> dic
     return {
         "status": "planned", "steps": plan.total_steps, "tokens_per_step": plan.tokens_per_step, "workers": plan.world_size, "gpu": use_gpu,
         "accumulation_steps": plan.accumulation_steps, "epochs": plan.epoch(plan.total_steps), "padding_share": mixture.padding_share,
-        "shards": sum(len(rows.shards) for rows in mixture.rows), "notes": list(plan.notes), **described,
+        "timeline": timeline(plan), "shards": sum(len(rows.shards) for rows in mixture.rows), "notes": list(plan.notes), **described,
     }
 
 

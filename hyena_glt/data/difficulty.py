@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 
-from ..errors import ConfigError
 from ..files import appearing
 from ..tokenizers.base import PAD, UNK
 from .dataset import Rows, TokenRows
@@ -26,7 +25,7 @@ Measure = Literal["ambiguity", "repeats"]
 
 
 def write_ranks(path: Path, mixture: Mixture, measure: Measure) -> None:
-    """Rank the rows of every domain; reads each row once. ConfigError where the data do not hold what is measured."""
+    """Rank the rows of every domain; reads each row once."""
     ranks = {f"{number:04}": rank(difficulties(rows, measure)) for number, rows in enumerate(mixture.rows)}
     with appearing(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, **ranks)
@@ -47,10 +46,6 @@ def rank(difficulty: np.ndarray) -> np.ndarray:
 
 def difficulties(rows: Rows, measure: Measure) -> np.ndarray:
     """Share of each row's tokens that are ambiguous, or lie in repeats, float64 [rows]."""
-    if measure == "repeats" and not rows.weighted:
-        raise ConfigError(
-            f"curriculum.difficulty.measure: {rows.folder} has no weights that tell repeats; preprocess with soft_masked: weighted"
-        )
     starts = range(0, rows.num_rows, ROWS_AT_ONCE)
     parts = [rows.tokens(np.arange(start, min(start + ROWS_AT_ONCE, rows.num_rows))) for start in starts]
     return np.concatenate([_shares(part, measure) for part in parts])

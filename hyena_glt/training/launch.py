@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ..config import Config, config_from_dict, config_to_dict
 from ..errors import ClusterError, HyenaError
 from .checkpoint import atomic_write
+from .loop import train
+from .probe import Timing, probe, read_timing
 from .worker import OWNER_FILE, STOP, ray_worker
 
 RAY_FOLDER = ".ray"
 """Ray Train's own bookkeeping inside the run folder; checkpoints are ours, so nothing in it is needed to go on."""
 
 MISTAKES = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, NotImplementedError, TypeError, ValueError,
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError, TypeError, ValueError,
 )
 """What a worker raises for a mistake in code or settings, which a restart would meet again."""
 
@@ -43,37 +46,81 @@ def choose_workers(cfg: Config, *, num_gpus: int) -> tuple[int, bool]:
     return workers or max(1, wanted), wanted > 0
 
 
-def train_on_ray(cfg: Config, run: Path, *, workers: int, use_gpu: bool) -> None:
+def train_on_ray(cfg: Config, run: Path, *, workers: int, use_gpu: bool, bytes_needed: Callable[[int], int]) -> None:
     """Train until the run has ended; ClusterError if workers fail more often than `cluster.max_failures`.
 
-    Restarts are made here and not by Ray Train, because bad data or a bad setting would fail the same way each time.
+    Restarts are made here and not by Ray Train, because bad data or a bad setting would fail the same way each time. Where a worker runs
+    out of memory the next start has smaller micro-batches and more of them; `bytes_needed` estimates what `batch_size` rows take.
     """
-    for attempt in range(cfg.cluster.max_failures + 1):
+    attempt = 0
+    while True:
         try:
             _fit_once(cfg, run, workers=workers, use_gpu=use_gpu)
             return
         except ray.train.WorkerGroupError as error:
             _raise_if_ours(error)
             reason = _first_reason(error)
+            if any(map(_is_out_of_memory, _causes(error))):
+                cfg = _with_smaller_batches(cfg, bytes_needed, reason)
+                continue
             if not _may_pass(error):
                 raise ClusterError(f"training stopped on an error that a restart would meet again: {reason}") from error
             if attempt == cfg.cluster.max_failures:
                 raise ClusterError(
                     f"training failed {attempt + 1} times, last by: {reason}. The same command goes on from the last checkpoint in {run}"
                 ) from error
+            attempt += 1
             log.warning("a worker was lost (%s); going on from the last checkpoint, restart %d of %d",
-                        reason, attempt + 1, cfg.cluster.max_failures)
+                        reason, attempt, cfg.cluster.max_failures)
         except ray.train.ControllerError as error:
             _raise_if_ours(error)
             raise ClusterError(f"Ray Train could not run the job: {error.controller_failure}") from error
 
 
-def _fit_once(cfg: Config, run: Path, *, workers: int, use_gpu: bool) -> None:
+def smaller_batch(batch_size: int, bytes_needed: Callable[[int], int]) -> int | None:
+    """The largest divisor of a batch that did not fit whose estimate is at most three quarters of its; else the next smaller divisor.
+
+    None for a single row, which cannot be divided.
+    """
+    divisors = [size for size in range(batch_size - 1, 0, -1) if batch_size % size == 0]
+    fitting = [size for size in divisors if bytes_needed(size) <= 0.75 * bytes_needed(batch_size)]
+    return next(iter(fitting or divisors), None)
+
+
+def _with_smaller_batches(cfg: Config, bytes_needed: Callable[[int], int], reason: str) -> Config:
+    """The same global batch in smaller micro-batches; ClusterError where a single row does not fit."""
+    training = cfg.training
+    size = smaller_batch(training.batch_size, bytes_needed)
+    if size is None:
+        raise ClusterError(
+            f"a single row does not fit into the memory of a worker ({reason}). Set hardware.gradient_checkpointing, shorten "
+            f"data.sequence_length, raise hardware.zero_stage, or choose a smaller model"
+        )
+    steps = training.gradient_accumulation_steps * training.batch_size // size
+    log.warning(
+        "out of memory with %d rows a micro-step (%s); going on from the last checkpoint with training.batch_size=%d "
+        "training.gradient_accumulation_steps=%d: the same global batch, an estimated %.2f GB instead of %.2f",
+        training.batch_size, reason, size, steps, bytes_needed(size) / 1e9, bytes_needed(training.batch_size) / 1e9,
+    )
+    return replace(cfg, training=replace(training, batch_size=size, gradient_accumulation_steps=steps))
+
+
+def probe_on_ray(cfg: Config, run: Path, *, workers: int, use_gpu: bool, steps: int) -> Timing:
+    """Time `steps` steps in a folder that holds no run; ClusterError where the workers fail."""
+    try:
+        _fit_once(cfg, run, workers=workers, use_gpu=use_gpu, probe_steps=steps)
+    except ray.train.WorkerGroupError as error:
+        _raise_if_ours(error)
+        raise ClusterError(f"the probe of {steps} steps failed: {_first_reason(error)}") from error
+    return read_timing(run)
+
+
+def _fit_once(cfg: Config, run: Path, *, workers: int, use_gpu: bool, probe_steps: int | None = None) -> None:
     storage, token = run / RAY_FOLDER, secrets.token_hex(8)
     atomic_write(run / OWNER_FILE, token)
     trainer = TorchTrainer(
         _train_on_worker,
-        train_loop_config={"config": config_to_dict(cfg), "run": str(run), "token": token},
+        train_loop_config={"config": config_to_dict(cfg), "run": str(run), "token": token, "probe_steps": probe_steps},
         torch_config=TorchConfig(backend=_backend(cfg, use_gpu)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=use_gpu,
@@ -110,10 +157,12 @@ def _train_on_worker(settings: dict[str, Any]) -> None:
     """What each worker runs; only plain values cross the wire."""
     import torch
 
-    from .loop import train
-
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    train(config_from_dict(settings["config"]), ray_worker(settings["run"], settings["token"]))
+    cfg, worker = config_from_dict(settings["config"]), ray_worker(settings["run"], settings["token"])
+    if settings["probe_steps"]:
+        probe(cfg, worker, settings["probe_steps"])
+    else:
+        train(cfg, worker)
 
 
 def _in_thread(function: Callable[[], object]) -> None:
@@ -179,15 +228,18 @@ def _may_pass(error: ray.train.WorkerGroupError) -> bool:
     """Whether a restart may help.
 
     Ray, torch and the network report a lost process, node, device or connection by many classes, so the failures that stay are named
-    instead: mistakes in code, and too little memory for the model.
+    instead: mistakes in code.
     """
     return not any(_stays(cause) for cause in _causes(error))
 
 
 def _stays(failure: BaseException) -> bool:
-    if isinstance(failure, RayError):
-        return False
-    return isinstance(failure, MISTAKES) or type(failure).__name__ == "OutOfMemoryError"
+    return isinstance(failure, MISTAKES) and not isinstance(failure, RayError)
+
+
+def _is_out_of_memory(failure: BaseException) -> bool:
+    """On a GPU, or on a CPU where the allocator is refused memory; the kernel's killer shows as a lost worker instead."""
+    return type(failure).__name__ == "OutOfMemoryError" or isinstance(failure, MemoryError) or "not enough memory" in str(failure)
 
 
 def _first_reason(error: ray.train.WorkerGroupError) -> str:

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
 import torch
-from torch import nn
 
-from ..config import Config, config_to_dict, dump_config, only_task
-from ..data.augment import build_augmentation
-from ..data.batches import Batch, EvaluationBatches, TrainingBatches, load
+from ..config import Config, dump_config
+from ..data.batches import Batch, EvaluationBatches, load
 from ..data.dataset import Rows
-from ..data.difficulty import RANKS_FILE, write_ranks
-from ..data.mixture import Mixture, open_training, open_validation
 from ..errors import ClusterError
-from ..model import build_model
-from ..model.weights import load_weights
-from ..objectives import Objective, build_objective
 from .checkpoint import (
     BEST,
-    WEIGHTS_FILE,
     CheckpointInfo,
     Progress,
     atomic_write,
@@ -33,50 +23,21 @@ from .checkpoint import (
     point,
     prune,
     read_info,
-    resolve_checkpoint,
     staging_folder,
     step_name,
 )
-from .engine import Engine, build_engine, make_universal
-from .feed import Course, Feed
 from .guard import MAX_BAD_STEPS, after_evaluation, after_good_step, fault, is_guarded, stage_ended
-from .metrics import Meter, Report, RunLog, bits_per_base, by_domain, device_metrics, loss_metrics, peak_flops
-from .plan import Plan, make_plan
-from .precision import choose_precision, initial_loss_scale, next_loss_scale
+from .metrics import Meter, Report, bits_per_base, by_domain, device_metrics, loss_metrics, peak_flops
+from .precision import next_loss_scale
+from .prepare import Run, prepare
 from .statistics import observed, statistics
-from .timeline import Moves, Stage
+from .timeline import Stage
 from .worker import Worker
 
 LOWER_RATE = (
     "Lower training.learning_rate or training.max_grad_norm, set training.on_bad_step to skip or roll_back, or check the data, and run "
     "the same command to go on from the last checkpoint"
 )
-
-
-@dataclass(slots=True)
-class Run:
-    """All that the loop works with; `progress`, `meter` and, at a plateau, `plan` change."""
-
-    cfg: Config
-    worker: Worker
-    plan: Plan
-    engine: Engine
-    objective: Objective
-    mixture: Mixture
-    validation: dict[str, Rows]
-    """By domain; empty where there is none."""
-    log: RunLog | None
-    precision: str
-    progress: Progress
-    num_parameters: int
-    feed: Feed
-    meter: Meter = field(default_factory=Meter)
-    entered: float = field(default_factory=time.monotonic)
-    _seconds_before: float = 0.0
-
-    def worker_seconds(self) -> float:
-        """Wall time of all workers together, earlier starts included."""
-        return self._seconds_before + (time.monotonic() - self.entered) * self.worker.world_size
 
 
 def train(cfg: Config, worker: Worker) -> Progress:
@@ -89,9 +50,7 @@ def train(cfg: Config, worker: Worker) -> Progress:
         except RolledBack as again:
             rolled_back = again.progress
         finally:
-            run.feed.close()
-            if run.log:
-                run.log.close()
+            run.close()
 
 
 class RolledBack(Exception):
@@ -112,7 +71,7 @@ def _train(run: Run) -> Progress:
         torch.manual_seed(hash((run.cfg.training.seed, step, run.worker.rank)))
         run.engine.set_dropout(run.cfg.model.dropout if stage.dropout is None else stage.dropout)
         rate = stage.rate(step)
-        stop = _take_step(run, rate)
+        stop = take_step(run, rate)
         reason = _end_reason(run, stop)
         _log_if_due(run, rate, last=reason is not None)
         early = _evaluate_if_due(run, last=reason == "finished")
@@ -122,91 +81,7 @@ def _train(run: Run) -> Progress:
     return run.progress
 
 
-def prepare(cfg: Config, worker: Worker, rolled_back: Progress | None = None) -> Run:
-    """Open the data, build the model, and restore weights, optimizer and position; after a roll-back with that progress."""
-    mixture, validation = open_training(cfg.data), open_validation(cfg.data)
-    objective = build_objective(only_task(cfg.tasks), mixture.tokenizer)
-    warnings: list[str] = []
-    found = newest_whole(worker.run, warnings)
-    info = read_info(found) if found else None
-    moves = info.progress.moves if info else {}
-    plan = _plan(cfg, worker, mixture, info.global_rows if info else None, moves)
-    precision = choose_precision(cfg.hardware, worker.device.type)
-    model = initial_model(cfg, vocab_size=mixture.tokenizer.vocab_size, causal=objective.causal, start=found)
-    num_parameters = sum(p.numel() for p in model.parameters())
-    engine, progress = _restore(cfg, worker, plan, model, precision, found, info)
-    progress = rolled_back or progress
-    log = RunLog(worker.run, cfg.logging, settings=config_to_dict(cfg)) if worker.leads else None
-    run = Run(
-        cfg, worker, plan, engine, objective, mixture, validation, log, precision, progress, num_parameters,
-        _open_feed(cfg, worker, plan, mixture, objective, progress), _seconds_before=progress.worker_seconds,
-    )
-    for warning in warnings:
-        _write(run, {"kind": "warning", "step": progress.step, "message": warning})
-    return run
-
-
-def _plan(cfg: Config, worker: Worker, mixture: Mixture, global_rows: int | None, moves: Moves) -> Plan:
-    return make_plan(
-        cfg.training, cfg.curriculum, world_size=worker.world_size, num_rows=mixture.num_rows, width=mixture.width,
-        padding_share=mixture.padding_share, global_rows=global_rows, moves=moves,
-    )
-
-
-def _open_feed(cfg: Config, worker: Worker, plan: Plan, mixture: Mixture, objective: Objective, progress: Progress) -> Feed:
-    data, hardware, seed = cfg.data, cfg.hardware, cfg.training.seed
-    batches = TrainingBatches(
-        mixture, objective, seed, data.shuffle_row_groups, build_augmentation(data, seed), _ranks(cfg, worker, mixture)
-    )
-    course = Course(plan, mixture, data, seed, progress.skips)
-    return Feed(batches, hardware.num_workers, hardware.pin_memory and worker.device.type == "cuda", worker.rank, course, progress.step)
-
-
-def _ranks(cfg: Config, worker: Worker, mixture: Mixture) -> Path | None:
-    """The file of the rows' difficulty where the curriculum needs it; rank 0 writes it at the first start."""
-    if cfg.curriculum is None or cfg.curriculum.difficulty is None:
-        return None
-    path = worker.run / RANKS_FILE
-    if worker.leads and not path.exists():
-        write_ranks(path, mixture, cfg.curriculum.difficulty.measure)
-    worker.barrier()
-    return path
-
-
-def initial_model(cfg: Config, *, vocab_size: int, causal: bool, start: Path | None = None) -> nn.Module:
-    """The model with the weights of checkpoint `start`, else of `training.init_from`, else with the seed's."""
-    torch.manual_seed(cfg.training.seed)  # the same weights on every rank
-    model = build_model(cfg.model, vocab_size=vocab_size, causal=causal)
-    model.backbone.gradient_checkpointing = cfg.hardware.gradient_checkpointing
-    if start is None and cfg.training.init_from:
-        start = resolve_checkpoint(cfg.training.init_from)
-    if start is not None:
-        load_weights(model, start / WEIGHTS_FILE)
-    return model
-
-
-def _restore(
-    cfg: Config, worker: Worker, plan: Plan, model: nn.Module, precision: str, found: Path | None, info: CheckpointInfo | None
-) -> tuple[Engine, Progress]:
-    """An engine in the state of checkpoint `found`, or in the initial one."""
-    universal = info is not None and info.has_optimizer and info.world_size != worker.world_size and info.zero_stage > 0
-    if universal and worker.leads:
-        make_universal(found, worker.device.type)
-    worker.barrier()
-    engine = build_engine(
-        model, cfg.hardware, cfg.training, device=worker.device, precision=precision,
-        accumulation_steps=plan.max_micro_steps, universal=universal,
-    )
-    if found is None or info is None or not info.has_optimizer:
-        return engine, Progress(loss_scale=initial_loss_scale(precision))
-    engine.load(found, universal=universal)
-    progress = replace(info.progress, stopped_by=None)
-    if (progress.loss_scale > 1.0) != (precision == "fp16"):  # the precision has changed
-        progress = replace(progress, loss_scale=initial_loss_scale(precision), good_steps=0)
-    return engine, progress
-
-
-def _take_step(run: Run, rate: float) -> bool:
+def take_step(run: Run, rate: float) -> bool:
     """One optimizer step on the weighted mean over all scored tokens of the global batch; returns whether a stop was asked for."""
     with run.meter.waiting():
         batches = run.feed.next_step()
@@ -220,7 +95,7 @@ def _take_step(run: Run, rate: float) -> bool:
     with observed(run.engine.model, bool(every and (run.progress.step + 1) % every == 0)) as activations:
         good = _accumulate(run, batches, weight or 1.0)
     if activations.report and good:
-        _write(run, {"kind": "statistics", "step": run.progress.step + 1, **statistics(run.engine, activations)})
+        run.write({"kind": "statistics", "step": run.progress.step + 1, **statistics(run.engine, activations)})
     if good:
         run.engine.step()
     run.progress = _advanced(run.progress, dict(zip(run.mixture.domains, map(int, tokens), strict=True)))
@@ -269,13 +144,13 @@ def _answer(run: Run, found: str) -> None:
         many = f", the {MAX_BAD_STEPS + 1}th bad step in a row" if progress.bad_steps >= MAX_BAD_STEPS else ""
         raise ClusterError(f"{found} at step {number}{many}; nothing of it was saved. {LOWER_RATE}")
     if checkpoint is None:
-        _write(run, {"kind": "warning", "step": number, "message": f"{found} at step {number}: the step was left out"})
+        run.write({"kind": "warning", "step": number, "message": f"{found} at step {number}: the step was left out"})
         run.progress = replace(progress, bad_steps=progress.bad_steps + 1)
         return
     before = read_info(checkpoint).progress
     course = run.feed.course
     rows = course.position(number) - course.position(before.step)
-    _write(run, {"kind": "warning", "step": number,
+    run.write({"kind": "warning", "step": number,
                  "message": f"{found} at step {number}: back to step {before.step}, leaving out the {rows:,} rows since"})
     raise RolledBack(replace(before, skips=[*before.skips, [before.step, rows]], bad_steps=progress.bad_steps + 1))
 
@@ -304,7 +179,7 @@ def _log_if_due(run: Run, rate: float, *, last: bool) -> None:
     if not total.scored:  # only padding, ambiguous bases and bases without weight since the last line
         return
     _require_finite(run, "training loss", total.mean_loss)
-    _write(run, {
+    run.write({
         **_position(run, "train"),
         **loss_metrics(total.mean_loss, total.accuracy, run.mixture.tokenizer, causal=run.objective.causal), **_drawn(run),
         "learning_rate": rate, "grad_norm": grad_norm,
@@ -339,15 +214,15 @@ def _evaluate_if_due(run: Run, *, last: bool) -> str | None:
     if not run.validation or (run.progress.step % (stage.eval_interval or run.cfg.logging.eval_interval) and not last):
         return _end_of_stage(run, stage)
     with run.meter.paused():
-        figures = _evaluate(run)
+        figures = evaluate(run)
     if not figures:
-        _write(run, {"kind": "warning", "step": run.progress.step, "message": "no token of the validation rows can be scored"})
+        run.write({"kind": "warning", "step": run.progress.step, "message": "no token of the validation rows can be scored"})
         return None
     loss = figures["loss"]
     _require_finite(run, "validation loss", loss)
     run.progress = after_evaluation(loss, run.progress, run.cfg.curriculum.given() if run.cfg.curriculum else {})
     report = _position(run, "eval") | figures
-    _write(run, report)
+    run.write(report)
     run.worker.report(report)
     return _end_of_stage(run, stage)
 
@@ -362,14 +237,14 @@ def _end_of_stage(run: Run, stage: Stage) -> str | None:
         return "early_stopping"
     elif impatient:
         run.progress = stage_ended(run.progress)
-    plan = _plan(run.cfg, run.worker, run.mixture, run.plan.global_rows, run.progress.moves)
+    plan = run.replan()
     if plan != run.plan:
         run.plan = plan
         run.feed.follow(replace(run.feed.course, plan=plan), step)
     return None
 
 
-def _evaluate(run: Run) -> Report:
+def evaluate(run: Run) -> Report:
     """Loss and what follows from it over all validation rows, and by domain; empty where nothing can be scored.
 
     Each scored token counts 1, also where the training weighs tokens.
@@ -457,7 +332,7 @@ def _position(run: Run, kind: str) -> Report:
 
 def _start_report(run: Run) -> None:
     device = run.worker.device
-    _write(run, {
+    run.write({
         **_position(run, "start"), "parameters": run.num_parameters, "world_size": run.worker.world_size, "precision": run.precision,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", "zero_stage": run.cfg.hardware.zero_stage,
         "accumulation_steps": run.plan.accumulation_steps, "global_rows": run.plan.global_rows,
@@ -468,10 +343,6 @@ def _end_report(run: Run) -> None:
     kind = "gpu_hours" if run.worker.device.type == "cuda" else "cpu_hours"
     per_worker = 1 if run.worker.device.type == "cuda" else run.cfg.cluster.cpus_per_worker
     report = _position(run, "end") | {"reason": run.progress.stopped_by, kind: run.worker_seconds() * per_worker / 3600.0}
-    _write(run, report)
+    run.write(report)
     run.worker.report(report)
 
-
-def _write(run: Run, report: Report) -> None:
-    if run.log:
-        run.log.write(report)

@@ -123,6 +123,10 @@ def test_a_folder_with_other_files(data: Path, tmp_path: Path) -> None:
     (["training.init_from=/nowhere"], CheckpointError, "no checkpoint at /nowhere"),
     (["data.max_shift=65"], ConfigError, r"data.max_shift \(65\) must be at most the 64 tokens of a row of "),
     (["compression.method=int8"], ConfigError, "compression.method: int8 is not built yet"),
+    (["curriculum.sequence_length={values: [64, 128], at: [1]}", "model.max_position_embeddings=128"], ConfigError,
+     "curriculum.sequence_length.values: 128 is longer than the data's rows of 64 tokens, which are cut and never joined"),
+    (["curriculum.difficulty={values: [0.5, 1], at: [1], measure: repeats}"], ConfigError,
+     "curriculum.difficulty.measure: .*phages has no weights that tell repeats; preprocess with soft_masked: weighted"),
 ])
 def test_refused_before_anything_starts(data: Path, tmp_path: Path, settings: list[str], error: type, text: str) -> None:
     with pytest.raises(error, match=text):
@@ -133,19 +137,36 @@ def test_refused_before_anything_starts(data: Path, tmp_path: Path, settings: li
 def test_dry_run_says_what_would_happen(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     settings = ["training.warmup_steps=10", "hardware.pin_memory=true", "hardware.compile_model=true", "cluster.train_workers=2"]
-    result = pretrain(config(data, tmp_path / "run", *settings), dry_run=True)
+    result = pretrain(config(data, tmp_path / "run", *settings), dry_run=True, probe_steps=3)
     assert (result["status"], result["steps"], result["workers"], result["tokens_per_step"]) == ("planned", 4, 2, 2 * 4 * 64)
+    assert result["probe_steps"] == 3 and result["estimated_s"] > 4 * result["tokens_per_step"] / result["probe_tokens_per_s"] > 0
+    assert result["estimated_cpu_hours"] == pytest.approx(2 * result["estimated_s"] / 3600)
+    assert re.search(r"about \d+ s: 4 steps at [\d,]+ tokens/s \(measured over 3 steps\)", caplog.text)
     assert result["memory_per_worker"]["total_gb"] > 0 and result["shards"] == 1
     assert "warmup_steps (10) is not shorter than the run (4 steps)" in caplog.text
     assert "without a GPU these have no effect: hardware.pin_memory, hardware.compile_model" in caplog.text
-    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.iterdir()), "the probe leaves nothing"
+
+
+def test_dry_run_shows_the_timeline(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    settings = [
+        "training.stages=[{name: early, steps: 2, batch_ramp: [0.5, 1]}, {name: late, steps: 2, learning_rate: 1e-4, dropout: 0.1}]",
+        "curriculum.sequence_length={values: [16, 64], at: [2], by: step}", "training.max_steps=null",
+    ]
+    result = pretrain(config(data, tmp_path / "run", *settings), dry_run=True, probe_steps=0)
+    wanted = [(0, "early", 2, 16), (1, "early", 4, 16), (2, "late", 4, 64)]
+    assert [(state["step"], state["stage"], state["rows"], state["tokens_per_row"]) for state in result["timeline"]] == wanted
+    assert "from step 1 (epoch 0.00): rows 4, tokens per step 256" in caplog.text
+    assert "from step 2 (epoch 0.01): stage late, peak learning rate 0.0001, tokens per row 64, dropout 0.1" in caplog.text
+    assert "estimated_s" not in result
 
 
 def test_dry_run_of_a_mixture_says_its_shares_and_epochs(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     phage = write_lambda_data(tmp_path / "lambda", {"kind": "char"}, max_length=64)
     settings = [f"data.train_path=[{data}, {phage}]", "data.mixture_weights=[1, 3]", "training.max_steps=null", "training.num_epochs=2"]
-    result = pretrain(config(data, tmp_path / "run", *settings), dry_run=True)
+    result = pretrain(config(data, tmp_path / "run", *settings), dry_run=True, probe_steps=0)
     assert list(result["domains"]) == ["phages", "lambda"] and result["shards"] == 2
     rows, epochs = ([domain[key] for domain in result["domains"].values()] for key in ("rows", "epochs"))
     assert [rows[0] * epochs[0], rows[1] * epochs[1]] == pytest.approx([0.5 * sum(rows), 1.5 * sum(rows)], rel=0.01)

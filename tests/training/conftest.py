@@ -27,9 +27,9 @@ def data(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A world of one."""
+    """A world of one; DeepSpeed keeps hold of the first group that it sees, so all tests share it."""
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = "0"
     store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)

@@ -10,7 +10,7 @@ import torch
 from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 
-from hyena_glt.config import config_from_dict
+from hyena_glt.config import Config, config_from_dict
 from hyena_glt.errors import ClusterError, DataError
 from hyena_glt.training import launch
 
@@ -21,26 +21,31 @@ PASSING = [
     RuntimeError("Connection closed by peer"),
     ConnectionResetError("reset"),
 ]
-STAYING = [TypeError("a mistake"), KeyError("weights"), NotImplementedError("no kernel"), MemoryError(), torch.OutOfMemoryError()]
+STAYING = [TypeError("a mistake"), KeyError("weights"), NotImplementedError("no kernel")]
+OUT_OF_MEMORY = [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: not enough memory")]
 
 
 def name(failure: Exception) -> str:
     return type(failure).__name__
 
 
-def starts(monkeypatch: pytest.MonkeyPatch, run: Path, *failures: dict[int, Exception]) -> int:
-    """How often the run was started, when its first starts end with `failures` of workers."""
-    count = 0
+def batches(monkeypatch: pytest.MonkeyPatch, run: Path, *failures: dict[int, Exception], batch_size: int = 32) -> list[tuple[int, int]]:
+    """(Batch size, accumulation steps) of each start of a run whose first starts end with `failures` of workers."""
+    begun: list[tuple[int, int]] = []
 
-    def fit(*_: object, **__: object) -> None:
-        nonlocal count
-        count += 1
-        if count <= len(failures):
-            raise ray.train.WorkerGroupError("workers failed", failures[count - 1])
+    def fit(cfg: Config, *_: object, **__: object) -> None:
+        begun.append((cfg.training.batch_size, cfg.training.gradient_accumulation_steps))
+        if len(begun) <= len(failures):
+            raise ray.train.WorkerGroupError("workers failed", failures[len(begun) - 1])
 
     monkeypatch.setattr(launch, "_fit_once", fit)
-    launch.train_on_ray(config_from_dict({"cluster": {"max_failures": 2}}), run, workers=2, use_gpu=False)
-    return count
+    cfg = config_from_dict({"cluster": {"max_failures": 2}, "training": {"batch_size": batch_size, "gradient_accumulation_steps": 3}})
+    launch.train_on_ray(cfg, run, workers=2, use_gpu=False, bytes_needed=lambda rows: 10**9 + rows * 10**8)
+    return begun
+
+
+def starts(monkeypatch: pytest.MonkeyPatch, run: Path, *failures: dict[int, Exception]) -> int:
+    return len(batches(monkeypatch, run, *failures))
 
 
 @pytest.mark.parametrize("failure", PASSING, ids=name)
@@ -64,3 +69,26 @@ def test_failures_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 def test_our_own_sentence_reaches_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="loss is not finite"):
         starts(monkeypatch, tmp_path, {0: DataError("loss is not finite")})
+
+
+@pytest.mark.parametrize("failure", OUT_OF_MEMORY, ids=name)
+def test_without_memory_the_same_global_batch_comes_in_smaller_parts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, failure: Exception
+) -> None:
+    with caplog.at_level("WARNING"):
+        assert batches(monkeypatch, tmp_path, *[{0: failure}] * 4, batch_size=24) == [(24, 3), (12, 6), (6, 12), (2, 36), (1, 72)]
+    assert "training.batch_size=12 training.gradient_accumulation_steps=6: the same global batch, an estimated 2.20 GB instead of 3.40" in (
+        caplog.text
+    )
+
+
+def test_a_row_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="a single row does not fit .*CUDA out of memory.*Set hardware.gradient_checkpointing"):
+        batches(monkeypatch, tmp_path, {0: OUT_OF_MEMORY[1]}, batch_size=1)
+
+
+@pytest.mark.parametrize(
+    "batch_size, fixed, wanted", [(32, 0, 16), (32, 40, 8), (12, 0, 6), (7, 0, 1), (7, 1000, 1), (32, 1000, 16), (1, 0, None)]
+)
+def test_the_memory_model_chooses_the_smaller_batch(batch_size: int, fixed: int, wanted: int | None) -> None:
+    assert launch.smaller_batch(batch_size, lambda rows: fixed + rows) == wanted

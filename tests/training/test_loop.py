@@ -19,8 +19,8 @@ from hyena_glt.errors import ClusterError
 from hyena_glt.inference import load_model
 from hyena_glt.objectives import IGNORE, CausalLM, build_objective
 from hyena_glt.training.checkpoint import COMMIT_FILE, OPTIMIZER_FOLDER, read_info, resolve_checkpoint
-from hyena_glt.training.loop import initial_model
 from hyena_glt.training.metrics import METRICS_FILE, read_reports
+from hyena_glt.training.prepare import initial_model
 from hyena_glt.training.worker import OWNER_FILE, STOP, Worker
 from tests.tiny_run import write_lambda_data
 from tests.training.in_process import losses, run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +9,8 @@ import pytest
 import torch
 
 from hyena_glt.data.batches import Batch
-from hyena_glt.errors import ClusterError, ConfigError
-from hyena_glt.training import loop
-from hyena_glt.training.checkpoint import Progress, resolve_checkpoint
+from hyena_glt.errors import ClusterError
+from hyena_glt.training.checkpoint import resolve_checkpoint
 from hyena_glt.training.engine import Engine
 from hyena_glt.training.feed import Feed
 from hyena_glt.training.metrics import METRICS_FILE, Report, read_reports
@@ -102,7 +100,8 @@ def test_a_plateau_moves_a_curriculum_and_ends_a_stage(data: Path, tmp_path: Pat
     settings = [
         "logging.eval_interval=1", "logging.save_interval=1",
         "curriculum.sequence_length={values: [16, 64], at: [1], by: plateau}",
-        "training.stages=[{name: wild, steps: 8, learning_rate: 0.3, early_stopping_patience: 2}, {name: calm, steps: 3, learning_rate: 1e-3}]",
+        "training.stages=[{name: wild, steps: 8, learning_rate: 0.3, early_stopping_patience: 2}, "
+        "{name: calm, steps: 3, learning_rate: 1e-3}]",
     ]
     progress = run(data, tmp_path / "unbroken", *settings, "training.max_steps=null")
     evaluated = losses(tmp_path / "unbroken", "eval")

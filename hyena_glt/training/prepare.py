@@ -1,0 +1,153 @@
+"""A run made ready: data opened, model built, weights, optimizer and position restored. Runs on the workers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..config import Config, config_to_dict, only_task
+from ..data.augment import build_augmentation
+from ..data.batches import TrainingBatches
+from ..data.dataset import Rows
+from ..data.difficulty import RANKS_FILE, write_ranks
+from ..data.mixture import Mixture, open_training, open_validation
+from ..model import build_model
+from ..model.weights import load_weights
+from ..objectives import Objective, build_objective
+from .checkpoint import WEIGHTS_FILE, CheckpointInfo, Progress, newest_whole, read_info, resolve_checkpoint
+from .engine import Engine, build_engine, make_universal
+from .feed import Course, Feed
+from .metrics import Meter, Report, RunLog
+from .plan import Plan, make_plan
+from .precision import choose_precision, initial_loss_scale
+from .timeline import Moves
+from .worker import Worker
+
+
+@dataclass(slots=True)
+class Run:
+    """All that the loop works with; `progress`, `meter` and, at a plateau, `plan` change."""
+
+    cfg: Config
+    worker: Worker
+    plan: Plan
+    engine: Engine
+    objective: Objective
+    mixture: Mixture
+    validation: dict[str, Rows]
+    """By domain; empty where there is none."""
+    log: RunLog | None
+    precision: str
+    progress: Progress
+    num_parameters: int
+    feed: Feed
+    meter: Meter = field(default_factory=Meter)
+    entered: float = field(default_factory=time.monotonic)
+    _seconds_before: float = 0.0
+
+    def worker_seconds(self) -> float:
+        """Wall time of all workers together, earlier starts included."""
+        return self._seconds_before + (time.monotonic() - self.entered) * self.worker.world_size
+
+    def write(self, report: Report) -> None:
+        """One report to the run's logs, on rank 0."""
+        if self.log:
+            self.log.write(report)
+
+    def replan(self) -> Plan:
+        """The plan with what plateaus have moved so far."""
+        return make_run_plan(self.cfg, self.worker, self.mixture, self.plan.global_rows, self.progress.moves)
+
+    def close(self) -> None:
+        """End the loader's processes and the logs."""
+        self.feed.close()
+        if self.log:
+            self.log.close()
+
+
+def prepare(cfg: Config, worker: Worker, rolled_back: Progress | None = None) -> Run:
+    """Open the data, build the model, and restore weights, optimizer and position; after a roll-back with that progress."""
+    mixture, validation = open_training(cfg.data), open_validation(cfg.data)
+    objective = build_objective(only_task(cfg.tasks), mixture.tokenizer)
+    warnings: list[str] = []
+    found = newest_whole(worker.run, warnings)
+    info = read_info(found) if found else None
+    moves = info.progress.moves if info else {}
+    plan = make_run_plan(cfg, worker, mixture, info.global_rows if info else None, moves)
+    precision = choose_precision(cfg.hardware, worker.device.type)
+    model = initial_model(cfg, vocab_size=mixture.tokenizer.vocab_size, causal=objective.causal, start=found)
+    num_parameters = sum(p.numel() for p in model.parameters())
+    engine, progress = _restore(cfg, worker, plan, model, precision, found, info)
+    progress = rolled_back or progress
+    log = RunLog(worker.run, cfg.logging, settings=config_to_dict(cfg)) if worker.leads else None
+    run = Run(
+        cfg, worker, plan, engine, objective, mixture, validation, log, precision, progress, num_parameters,
+        _open_feed(cfg, worker, plan, mixture, objective, progress), _seconds_before=progress.worker_seconds,
+    )
+    for warning in warnings:
+        run.write({"kind": "warning", "step": progress.step, "message": warning})
+    return run
+
+
+def make_run_plan(cfg: Config, worker: Worker, mixture: Mixture, global_rows: int | None, moves: Moves) -> Plan:
+    return make_plan(
+        cfg.training, cfg.curriculum, world_size=worker.world_size, num_rows=mixture.num_rows, width=mixture.width,
+        padding_share=mixture.padding_share, global_rows=global_rows, moves=moves,
+    )
+
+
+def _open_feed(cfg: Config, worker: Worker, plan: Plan, mixture: Mixture, objective: Objective, progress: Progress) -> Feed:
+    data, hardware, seed = cfg.data, cfg.hardware, cfg.training.seed
+    batches = TrainingBatches(
+        mixture, objective, seed, data.shuffle_row_groups, build_augmentation(data, seed), _ranks(cfg, worker, mixture)
+    )
+    course = Course(plan, mixture, data, seed, progress.skips)
+    return Feed(batches, hardware.num_workers, hardware.pin_memory and worker.device.type == "cuda", worker.rank, course, progress.step)
+
+
+def _ranks(cfg: Config, worker: Worker, mixture: Mixture) -> Path | None:
+    """The file of the rows' difficulty where the curriculum needs it; rank 0 writes it at the first start."""
+    if cfg.curriculum is None or cfg.curriculum.difficulty is None:
+        return None
+    path = worker.run / RANKS_FILE
+    if worker.leads and not path.exists():
+        write_ranks(path, mixture, cfg.curriculum.difficulty.measure)
+    worker.barrier()
+    return path
+
+
+def initial_model(cfg: Config, *, vocab_size: int, causal: bool, start: Path | None = None) -> nn.Module:
+    """The model with the weights of checkpoint `start`, else of `training.init_from`, else with the seed's."""
+    torch.manual_seed(cfg.training.seed)  # the same weights on every rank
+    model = build_model(cfg.model, vocab_size=vocab_size, causal=causal)
+    model.backbone.gradient_checkpointing = cfg.hardware.gradient_checkpointing
+    if start is None and cfg.training.init_from:
+        start = resolve_checkpoint(cfg.training.init_from)
+    if start is not None:
+        load_weights(model, start / WEIGHTS_FILE)
+    return model
+
+
+def _restore(
+    cfg: Config, worker: Worker, plan: Plan, model: nn.Module, precision: str, found: Path | None, info: CheckpointInfo | None
+) -> tuple[Engine, Progress]:
+    """An engine in the state of checkpoint `found`, or in the initial one."""
+    universal = info is not None and info.has_optimizer and info.world_size != worker.world_size and info.zero_stage > 0
+    if universal and worker.leads:
+        make_universal(found, worker.device.type)
+    worker.barrier()
+    engine = build_engine(
+        model, cfg.hardware, cfg.training, device=worker.device, precision=precision,
+        accumulation_steps=plan.max_micro_steps, universal=universal,
+    )
+    if found is None or info is None or not info.has_optimizer:
+        return engine, Progress(loss_scale=initial_loss_scale(precision))
+    engine.load(found, universal=universal)
+    progress = replace(info.progress, stopped_by=None)
+    if (progress.loss_scale > 1.0) != (precision == "fp16"):  # the precision has changed
+        progress = replace(progress, loss_scale=initial_loss_scale(precision), good_steps=0)
+    return engine, progress

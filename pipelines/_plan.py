@@ -1,0 +1,106 @@
+"""What a run will do, for `--dry-run`: its timeline in words, and how long it will take by a probe of some steps. On the driver."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from hyena_glt.config import Config
+from hyena_glt.training.launch import probe_on_ray
+from hyena_glt.training.plan import Plan
+from hyena_glt.training.probe import Timing
+
+PROBE_STEPS = 20
+
+log = logging.getLogger(__name__)
+
+
+def timeline(plan: Plan) -> list[dict[str, Any]]:
+    """Each step at which something changes, with all that holds from then on."""
+    starts = sorted({part.first_step for parts in (plan.timeline.stages, plan.timeline.stretches) for part in parts})
+    return [_state(plan, step) for step in starts]
+
+
+def _state(plan: Plan, step: int) -> dict[str, Any]:
+    stage, stretch = plan.stage(step), plan.stretch(step)
+    optional = {
+        "mask_probability": stretch.mask_probability, "difficulty": stretch.difficulty, "dropout": stage.dropout,
+        "mixture_weights": stretch.mixture_weights and list(stretch.mixture_weights),
+    }
+    return {
+        "step": step, "epoch": plan.epoch(step), "stage": stage.name, "peak_learning_rate": stage.peak, "schedule": stage.schedule,
+        "warmup_steps": stage.warmup_steps, "rows": stretch.rows, "tokens_per_row": stretch.sequence_length or plan.width,
+        "tokens_per_step": stretch.rows * plan.width,
+    } | {name: value for name, value in optional.items() if value is not None}
+
+
+def announce_timeline(plan: Plan) -> None:
+    """A line for each change; nothing for a run without any."""
+    before: dict[str, Any] = {}
+    states = timeline(plan)
+    for state in states if len(states) > 1 else ():
+        place = {"step", "epoch"}
+        changed = {name: value for name, value in state.items() if name not in place and before.get(name) != value}
+        log.info("from step %s (epoch %.2f): %s", f"{state['step']:,}", state["epoch"], ", ".join(map(_words, changed.items())))
+        before = state
+
+
+def _words(item: tuple[str, Any]) -> str:
+    name, value = item
+    return f"{name.replace('_', ' ')} {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')} {value}"
+
+
+def estimate(cfg: Config, plan: Plan, *, workers: int, use_gpu: bool, steps: int) -> dict[str, Any]:
+    """How long the whole run will take, from `steps` real steps, an evaluation and a save on the workers that it will have."""
+    timing = _probe(cfg, workers=workers, use_gpu=use_gpu, steps=steps)
+    evaluations, saves = (_count(plan, every) for every in (cfg.logging.eval_interval, cfg.logging.save_interval))
+    rows = plan.rows_before(plan.total_steps)
+    seconds = rows * timing.seconds_per_row + evaluations * timing.evaluation_s + saves * timing.save_s
+    device = "gpu" if use_gpu else "cpu"
+    per_worker = 1 if use_gpu else cfg.cluster.cpus_per_worker
+    log.info(
+        "about %s: %s steps at %s tokens/s (measured over %d steps), %d evaluations of %.1f s, %d checkpoints of %.1f s; starting and "
+        "compiling come once on top (%.0f s)",
+        _duration(seconds), f"{plan.total_steps:,}", f"{timing.tokens_per_s:,.0f}", timing.steps, evaluations, timing.evaluation_s,
+        saves, timing.save_s, timing.start_s,
+    )
+    return {
+        "estimated_s": seconds, f"estimated_{device}_hours": seconds * workers * per_worker / 3600, "probe_steps": timing.steps,
+        "probe_tokens_per_s": timing.tokens_per_s, "evaluation_s": timing.evaluation_s, "save_s": timing.save_s,
+        "start_s": timing.start_s,
+    }
+
+
+def _count(plan: Plan, every: int) -> int:
+    return -(-plan.total_steps // every)
+
+
+def _probe(cfg: Config, *, workers: int, use_gpu: bool, steps: int) -> Timing:
+    """A run of its own in a hidden folder beside the run folder, which every worker sees and which goes again."""
+    beside = Path(str(cfg.training.output_dir)).parent
+    made = not beside.exists()
+    beside.mkdir(parents=True, exist_ok=True)
+    folder = Path(mkdtemp(prefix=".probe-", dir=beside))
+    try:
+        (folder / "checkpoints").mkdir()
+        return probe_on_ray(_without_services(cfg, folder), folder, workers=workers, use_gpu=use_gpu, steps=steps)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if made:
+            beside.rmdir()
+
+
+def _without_services(cfg: Config, folder: Path) -> Config:
+    quiet = replace(cfg.logging, use_wandb=False, use_tensorboard=False)
+    return replace(cfg, logging=quiet, training=replace(cfg.training, output_dir=str(folder)))
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
