@@ -162,7 +162,7 @@ class TrainingConfig:
     max_tokens: int | None = None
     """Of num_epochs, max_steps and max_tokens at least one is needed; the first reached ends the run."""
     stages: tuple[StageConfig, ...] = ()
-    """Stretches of the run with settings of their own, one after the other; default: one stretch, by the settings here."""
+    """Stretches of the run, one after the other, each with its own schedule; default: one, with the schedule here."""
     optimizer: Literal["adamw", "lion", "muon"] = "adamw"
     """muon: Muon for the matrices inside the blocks, AdamW for all else."""
     learning_rate: float = 6e-4
@@ -211,12 +211,16 @@ class TrainingConfig:
             (self.spike_factor is None or self.spike_factor > 1, f"spike_factor must be above 1, got {self.spike_factor}"),
             *(unused(self, "unless optimizer is muon", "muon_learning_rate", "muon_momentum") if self.optimizer != "muon" else ()),
             *(unused(self, "unless schedule is wsd", "cooldown_steps") if self.schedule != "wsd" else ()),
-            *_stage_rules(self.stages),
+            *_stage_rules(self.stages), *(_unused_by_stages(self) if self.stages else ()),
             (
                 low is None or 0 <= low <= self.learning_rate,
                 f"min_learning_rate must lie between 0 and learning_rate ({self.learning_rate}), got {low}",
             ),
         )
+
+
+def _unused_by_stages(training: TrainingConfig) -> list[tuple[bool, str]]:
+    return unused(training, "beside stages, which have their own", "schedule", "warmup_steps", "min_learning_rate", "cooldown_steps")
 
 
 def _stage_rules(stages: tuple[StageConfig, ...]) -> list[tuple[bool, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from .backbone import Backbone, Vocabulary
 
 LOGITS_PER_CHUNK = 2**26
+COMPILED_FORMS = 128
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None, num_ids: int) -> tuple[Tensor, Tensor]:
@@ -42,11 +44,16 @@ class LanguageModel(nn.Module):
         self.num_rows, self.num_ids = backbone.embedding.num_rows, backbone.embedding.num_ids
         self._cross_entropy = cross_entropy
 
-    def compile_parts(self) -> None:
-        """torch.compile each block, anew for each shape, and the loss, whose shape varies where only some positions are scored."""
+    def compile_parts(self, backend: str | Callable[..., object] = "inductor") -> None:
+        """torch.compile each block, anew for each shape, and the loss, whose shape varies where only some positions are scored.
+
+        The blocks share one forward, so its compiled forms are as many as kinds of mixer times shapes, in training and in evaluation; torch
+        would give up compiling after 8 of them.
+        """
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_FORMS)
         for block in self.backbone.blocks:
-            block.compile(dynamic=False)
-        self._cross_entropy = torch.compile(cross_entropy)
+            block.compile(dynamic=False, backend=backend)
+        self._cross_entropy = torch.compile(cross_entropy, backend=backend)
 
     def hidden(self, ids: Tensor, padding: Tensor | None = None) -> Tensor:
         """ids [B, L], padding [B, L] (true = pad) -> hidden states [B, L, D] after the final norm. ValueError if L > max_length."""

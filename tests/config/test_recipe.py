@@ -56,6 +56,8 @@ from hyena_glt.errors import ConfigError
         (["training.cooldown_steps=5"], "training.cooldown_steps (5) has no effect unless schedule is wsd; remove it"),
         (["training.muon_momentum=0.9"], "training.muon_momentum (0.9) has no effect unless optimizer is muon; remove it"),
         (["training.layer_rate_decay=1.5"], "training.layer_rate_decay must lie above 0 and up to 1, got 1.5"),
+        (["training.stages=[{name: a, steps: 3}]", "training.warmup_steps=5"],
+         "training.warmup_steps (5) has no effect beside stages, which have their own; remove it"),
         (["training.spike_factor=1"], "training.spike_factor must be above 1, got 1.0"),
     ],
 )

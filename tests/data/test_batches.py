@@ -207,3 +207,20 @@ def test_loader_processes_end_with_what_reads_them_and_pass_on_our_sentences(fol
     with pytest.raises(DataError) as caught:
         list(load(training(damaged, Slice(0, 1, 4, 1)), range(10), num_workers=1))
     assert str(caught.value).startswith(f"{damaged}/train/part-") and "Traceback" not in str(caught.value)
+
+
+def test_rows_are_cut_into_shorter_ones_and_masked_piece_by_piece(folder):
+    whole = training(folder, Slice(0, 1, 6, 1), objective=CAUSAL)[2]
+    for length, pieces in ((8, 2), (5, 4), (16, 1), (100, 1)):
+        batch = training(folder, Slice(0, 1, 6, 1), objective=CAUSAL, serving=Serving(sequence_length=length))[2]
+        assert batch.inputs.shape == (6 * pieces, min(length, WIDTH))
+        assert batch.inputs[~batch.padding].tolist() == whole.inputs.flatten().tolist() and batch.num_tokens == whole.num_tokens
+    masked = training(folder, Slice(0, 1, 6, 1), serving=Serving(sequence_length=8))
+    halves = (masked[2].targets != IGNORE).view(6, 2, 8)
+    assert not torch.equal(halves[:, 0], halves[:, 1]), "each piece is masked by a draw of its own"
+
+
+def test_a_serving_may_mask_more(folder):
+    shares = [training(folder, Slice(0, 1, NUM_ROWS, 1), serving=Serving(mask_probability=p))[0].num_scored for p in (0.1, 0.3, 0.6)]
+    usual = training(folder, Slice(0, 1, NUM_ROWS, 1))[0].num_scored
+    assert shares[0] < shares[1] == usual < shares[2]

@@ -125,3 +125,24 @@ def test_domains_of_the_same_size_have_orders_of_their_own():
     domains, rows = Stream([group_sizes] * 2, np.array([0.5, 0.5]), seed=0, window_groups=4).rows(np.arange(256))
     one, two = (rows[domains == domain][:100].tolist() for domain in (0, 1))
     assert sorted(one) == sorted(two) and sum(a == b for a, b in zip(one, two, strict=True)) < 10
+
+
+@given(sizes, st.integers(0, 3), st.integers(1, 4), st.data())
+def test_rows_that_are_not_admitted_never_come_and_the_others_once_an_epoch(group_sizes, seed, window_groups, data):
+    number = int(group_sizes.sum())
+    admitted = np.array(data.draw(st.lists(st.booleans(), min_size=number, max_size=number).filter(any)))
+    order = Shuffle(group_sizes, seed=seed, window_groups=window_groups, admitted=admitted)
+    assert order.num_rows == admitted.sum()
+    epochs = order.rows(np.arange(2 * order.num_rows)).reshape(2, -1)
+    assert (np.sort(epochs) == np.flatnonzero(admitted)).all()
+
+
+def test_a_stream_that_goes_on_takes_each_domains_next_rows():
+    group_sizes, shares = [np.full(4, 5), np.full(3, 7)], np.array([0.25, 0.75])
+    taken = [6, 11]
+    later = Stream(group_sizes, shares, seed=2, window_groups=2, domain_rows=taken)
+    domains, rows = later.rows(np.arange(40))
+    for domain, sizes_of in enumerate(group_sizes):
+        own = Shuffle(sizes_of, seed=2, window_groups=2, domain=domain)
+        count = int((domains == domain).sum())
+        assert rows[domains == domain].tolist() == own.rows(np.arange(taken[domain], taken[domain] + count)).tolist()

@@ -226,3 +226,27 @@ def test_only_the_projections_decay() -> None:
     model = _model(KINDS, False, position_encoding="learned")
     decaying = {name.split(".", 3)[-1] for name, p in model.named_parameters() if not getattr(p, "_no_weight_decay", False)}
     assert decaying == {"mixer.in_proj.weight", "mixer.out_proj.weight", "mlp.fc1.weight", "mlp.fc2.weight"}
+
+
+def test_a_length_is_compiled_once() -> None:
+    """Counted by a backend that runs what it is given: four kinds of mixer, two lengths, training and evaluation."""
+    compiled: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
+        compiled.append(1)
+        return graph
+
+    mixers = ("se", "mr", "li", "attention")
+    cfg = ModelConfig(hidden_size=16, num_layers=8, num_attention_heads=2, mixers=mixers, max_position_embeddings=64)
+    model = build_model(cfg, vocab_size=4, causal=True)
+    model.compile_parts(backend)
+
+    def visit(length: int) -> int:
+        ids = torch.randint(5, 9, (2, length))
+        for training in (True, False):
+            model.train(training)(ids, None, ids)
+        return len(compiled)
+
+    first, second = visit(16), visit(32)
+    assert 0 < first < second and second - first <= first
+    assert [visit(length) for length in (16, 32, 16)] == [second] * 3, "lengths that were seen before compile nothing"
