@@ -119,7 +119,7 @@ def write(cfg: Config, plan: DataPlan, on_progress: OnProgress) -> Manifest:
     job.tokenizer.save(job.output / TOKENIZER)
     manifest = Manifest(
         config=sections(cfg), tokenizer=job.tokenizer.to_dict(), tokenizer_sha256=file_sha256(job.output / TOKENIZER),
-        width=job.row_format.width, columns=tuple(job.row_format.schema.names), inputs=plan.inputs,
+        width=job.row_format.width, id_bits=job.row_format.id_bits, columns=tuple(job.row_format.schema.names), inputs=plan.inputs,
         splits={split: summed for split, summed in splits.items() if summed.rows}, dropped=dropped, variants=plan.variants, leakage=leakage,
     )
     if job.format == "hdf5":

@@ -28,7 +28,9 @@ from hyena_glt.data.preprocess import preprocess
 from hyena_glt.data.resume import claim
 from hyena_glt.data.sources.regions import chromosome_name
 from hyena_glt.data.splits import hashed_split
+from hyena_glt.tokenizers import Tokenizer
 from tests.data import reference
+from tests.data.reference import stored_ids
 
 
 class Row(NamedTuple):
@@ -280,21 +282,20 @@ def run_in_process(cfg: Config) -> tuple[dict[str, list[Row]], Manifest]:
     claim(run.output, run.destination, run.identity)
     with local_rows():
         manifest = preprocess(run, lambda *_: None)
-    dtype = run.tokenizer.dtype
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for split, part in manifest.splits.items():
-        rows[split] = [row for shard in part.shards for row in read_shard(run.output / shard.path, dtype)]
+        rows[split] = [row for shard in part.shards for row in read_shard(run.output / shard.path, run.tokenizer)]
     return rows, manifest
 
 
-def read_shard(path: Path, dtype: np.dtype) -> list[Row]:
+def read_shard(path: Path, tokenizer: Tokenizer) -> list[Row]:
     """The rows of a shard, without their padding."""
-    return [unpad(row, dtype) for row in pq.read_table(path).to_pylist()]
+    return [unpad(row, tokenizer) for row in pq.read_table(path).to_pylist()]
 
 
-def unpad(row: dict, dtype: np.dtype) -> Row:
+def unpad(row: dict, tokenizer: Tokenizer) -> Row:
     """A stored row; behind its tokens there must be nothing but padding."""
-    ids = np.frombuffer(row["input_ids"], dtype).tolist()
+    ids = stored_ids(row["input_ids"], tokenizer)
     filled = len(ids) - ids.count(0)
     assert 0 not in ids[:filled]
     weights, labels = None, None

@@ -22,8 +22,9 @@ from hyena_glt.data.plan import DataPlan, make_plan, prepare
 from hyena_glt.data.row_format import RowFormat
 from hyena_glt.data.shards import write_shard
 from hyena_glt.errors import DataError
+from hyena_glt.tokenizers import Tokenizer
 from tests.data.in_process import read_genome
-from tests.data.reference import Row, expected_rows
+from tests.data.reference import Row, expected_rows, stored_ids
 
 
 def run_in_process(cfg: Config, buckets: int) -> tuple[dict[str, list[Row]], Dropped, DataPlan]:
@@ -42,9 +43,9 @@ def run_in_process(cfg: Config, buckets: int) -> tuple[dict[str, list[Row]], Dro
     for task, part in written:
         if part.shard:
             table = pq.read_table(job.output / part.shard.path)
-            assert table.schema.equals(RowFormat(width=job.row_format.width, dtype=job.tokenizer.dtype).schema)
+            assert table.schema.equals(RowFormat(width=job.row_format.width, id_bits=job.row_format.id_bits).schema)
             assert 0 < table.num_rows == part.shard.rows <= cfg.output.chunk_size
-            rows[task.split] += [unpad(row, job.tokenizer.dtype) for row in table.to_pylist()]
+            rows[task.split] += [unpad(row, job.tokenizer) for row in table.to_pylist()]
     dropped = dict(plan.dropped)
     for _, part in written:
         for reason, counts in part.dropped.items():
@@ -52,8 +53,8 @@ def run_in_process(cfg: Config, buckets: int) -> tuple[dict[str, list[Row]], Dro
     return rows, dropped, plan
 
 
-def unpad(row: dict, dtype: np.dtype) -> Row:
-    ids = np.frombuffer(row["input_ids"], dtype).tolist()
+def unpad(row: dict, tokenizer: Tokenizer) -> Row:
+    ids = stored_ids(row["input_ids"], tokenizer)
     filled = len(ids) - ids.count(0)
     assert 0 not in ids[:filled]
     return row["source"], row["record"], row["start"], row["length"], tuple(ids[:filled])
