@@ -70,6 +70,7 @@ def index_records(
     if stored.exists():
         return pq.read_table(stored)
     parts = [part for number, path in enumerate(inputs.values()) for part in parts_of(number, path)]
+    parts.sort(key=_num_bytes, reverse=True)  # so that no worker is left with a large one at the end
     pieces = _gather(pieces_of(task_rows(part._asdict() for part in parts), sequence_type, output, find_lower_case), inputs, on_progress)
     records = join_parts(pieces, inputs)
     put_together(pieces, output, find_lower_case)
@@ -86,6 +87,10 @@ def parts_of(number: int, path: Location) -> list[Part]:
         return whole
     starts = range(0, num_bytes, PART_BYTES)
     return [Part(number, part, str(path), start, min(start + PART_BYTES, num_bytes)) for part, start in enumerate(starts)]
+
+
+def _num_bytes(part: Part) -> int:
+    return part.end - part.start or size(part.path) or 0
 
 
 def pieces_of(parts: TaskRows, sequence_type: SequenceType, output: Path, find_lower_case: bool) -> Stage:
