@@ -19,7 +19,7 @@ from hyena_glt.data.batches import EvaluationBatches, Slice, TrainingBatches
 from hyena_glt.data.dataset import Rows, open_rows
 from hyena_glt.data.manifest import InputFile, Manifest, Shard, SplitManifest, write_manifest
 from hyena_glt.data.mixture import open_training
-from hyena_glt.data.row_format import RowFormat, pack
+from hyena_glt.data.row_format import RowFormat, id_bits
 from hyena_glt.inference import LoadedModel, load_model
 from hyena_glt.model import LanguageModel, build_model
 from hyena_glt.objectives import Objective, build_objective
@@ -48,26 +48,26 @@ def write_data(
     Where `soft_masked` is given, tokens have weights: that for lower-case letters, 1 for others (one letter a token).
     """
     width = tokenizer.num_tokens(max_length)
-    row_format = RowFormat(width=width, dtype=tokenizer.dtype, weights=soft_masked is not None)
+    row_format = RowFormat(width=width, id_bits=id_bits(tokenizer.num_ids), weights=soft_masked is not None)
     splits = {}
     for split, sequence in letters.items():
         starts = range(0, len(sequence), stride or max_length)
         windows = [sequence[i : i + max_length] for i in starts]
         ids = pad_rows([tokenizer.encode(window) for window in windows], width)
         columns = [
-            pack(ids), pa.array(["lambda.fa"] * len(ids)), pa.array(["lambda"] * len(ids)),
+            row_format.packings["input_ids"].pack(ids), pa.array(["lambda.fa"] * len(ids)), pa.array(["lambda"] * len(ids)),
             pa.array(list(starts), pa.int64()), pa.array([len(window) for window in windows], pa.int32()),
         ]
         if soft_masked is not None:
             weights = [np.where(np.frombuffer(window, np.uint8) >= ord("a"), soft_masked, 1).astype(np.float16) for window in windows]
-            columns.append(pack(pad_rows(weights, width)))
+            columns.append(row_format.packings["weights"].pack(pad_rows(weights, width)))
         splits[split] = _write_shard(folder, split, pa.Table.from_arrays(columns, schema=row_format.schema), int((ids != 0).sum()))
     tokenizer.save(folder / "tokenizer.json")
     content = (folder / "tokenizer.json").read_bytes()
     total = sum(map(len, letters.values()))
     write_manifest(folder, Manifest(
         config={"preprocessing": {"max_length": max_length}, "tokenization": {}, "output": {}}, tokenizer=tokenizer.to_dict(),
-        tokenizer_sha256=hashlib.sha256(content).hexdigest(), width=width, splits=splits,
+        tokenizer_sha256=hashlib.sha256(content).hexdigest(), width=width, id_bits=row_format.id_bits, splits=splits,
         columns=tuple(row_format.schema.names),
         inputs=(InputFile(path="lambda.fa", size=total, sha256="0" * 64, records=1, bases=total),),
         dropped={"shorter than min_length": {"windows": 2, "bases": 31}},

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..tokenizers.base import pieces
 from .complexity import low_complexity_fraction
 from .fasta import unambiguous
 from .job import Filters, Job, Task
@@ -104,9 +105,10 @@ def drop_reasons(block: Block, filters: Filters) -> dict[str, np.ndarray]:
 
 def ambiguous_bases(block: Block, filters: Filters) -> np.ndarray:
     """Ambiguous letters in each window, int64 [W]."""
-    known = unambiguous(filters.sequence_type)
-    if not block.letters_WL.tobytes().translate(None, known + b"\0"):  # nearly every block: one pass and no array
-        return np.zeros(len(block.length_W), np.int64)
+    known, found_W = unambiguous(filters.sequence_type) + b"\0", np.zeros(len(block.length_W), np.int64)
     table = np.ones(256, np.uint8)
-    table[np.frombuffer(known + b"\0", np.uint8)] = 0
-    return table[block.letters_WL].sum(axis=1, dtype=np.int64)
+    table[np.frombuffer(known, np.uint8)] = 0
+    for rows in pieces(block.letters_WL):
+        if block.letters_WL[rows].tobytes().translate(None, known):  # few pieces have any, and this makes no array
+            found_W[rows] = table[block.letters_WL[rows]].sum(axis=1)
+    return found_W

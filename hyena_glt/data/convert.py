@@ -16,14 +16,13 @@ import pyarrow as pa
 
 from ..errors import DataError
 from ..files import appearing
-from ..tokenizers import load_tokenizer
 from ..tokenizers.base import PAD
 from . import hdf5, parquet
 from .manifest import Manifest, Shard, SplitManifest, encode_manifest
 from .readers import read_rows, row_group_sizes
-from .row_format import RowFormat, unpack
+from .row_format import RowFormat
 from .storage import Location
-from .verify import file_sha256, row_format
+from .verify import file_sha256
 
 Format = Literal["parquet", "hdf5"]
 RowGroups = Iterator[tuple[int, pa.Table]]
@@ -42,7 +41,7 @@ def write_split(folder: Location, manifest: Manifest, split: str, target: Path, 
     Each file appears whole, under its name: `<split>.h5`, or `<split>/part-*.parquet`. The same rows give the same bytes.
     DataError for a damaged shard, and for rows that are not as many as the manifest says.
     """
-    rows, compress = row_format(manifest, load_tokenizer(manifest.tokenizer)), bool(manifest.config["output"]["compress"])
+    rows, compress = manifest.row_format, bool(manifest.config["output"]["compress"])
     groups, summed = _row_groups(folder, manifest.splits[split].shards), manifest.splits[split]
     if wanted == "hdf5":
         described = encode_manifest(stored_as(manifest, wanted, {split: replace(summed, shards=())}))
@@ -78,7 +77,7 @@ def _write_hdf5(
     def counted() -> RowGroups:
         nonlocal tokens
         for number, table in groups:
-            tokens += _num_tokens(table, rows.dtype)
+            tokens += _num_tokens(table, rows)
             yield number, table
 
     with appearing(path) as unfinished:
@@ -91,9 +90,9 @@ def _write_parquet(target: Path, name: str, tables: Iterator[pa.Table], rows: Ro
     with appearing(path) as unfinished, parquet.writer(unfinished, rows.schema, compress=compress) as writer:
         for table in tables:
             writer.write_table(table, row_group_size=table.num_rows)
-            num_rows, tokens = num_rows + table.num_rows, tokens + _num_tokens(table, rows.dtype)
+            num_rows, tokens = num_rows + table.num_rows, tokens + _num_tokens(table, rows)
     return Shard(path=name, rows=num_rows, tokens=tokens, size=path.stat().st_size, sha256=file_sha256(path))
 
 
-def _num_tokens(table: pa.Table, dtype: np.dtype) -> int:
-    return int(np.count_nonzero(unpack(table["input_ids"], dtype) != PAD))
+def _num_tokens(table: pa.Table, rows: RowFormat) -> int:
+    return int(np.count_nonzero(rows.packings["input_ids"].unpack(table["input_ids"]) != PAD))

@@ -13,7 +13,6 @@ from ..tokenizers.base import CLS, PAD, SEP
 from .manifest import Manifest, Shard, locate_split, read_manifest
 from .places import Places, read_places
 from .readers import all_row_group_sizes, read_row_group
-from .row_format import WEIGHT
 from .storage import Location
 
 
@@ -121,8 +120,8 @@ class Rows:
             self._cache.move_to_end((column, number))
             return self._cache[column, number]
         group = self.row_groups[number]
-        path, dtype = self.folder / self.shards[group.shard].path, WEIGHT if column == "weights" else self.tokenizer.dtype
-        values = cut_rows(read_row_group(path, group.index, column, dtype, self.manifest.width), self.piece_length)
+        path, packing = self.folder / self.shards[group.shard].path, self.manifest.row_format.packings[column]
+        values = cut_rows(read_row_group(path, group.index, column, packing), self.piece_length)
         self._cache[column, number] = values
         if len(self._cache) > self.cached_row_groups * (1 + self.weighted):
             self._cache.popitem(last=False)

@@ -1,6 +1,6 @@
 """One split as an HDF5 file: its layout, reading and writing it. Needs neither Ray nor torch, and h5py only where a file is opened.
 
-input_ids      [rows, width] uint8 or uint16, padded with PAD
+input_ids      [rows, width] uint8 or uint16, padded with PAD; its attribute `id_bits` says how many a Parquet copy has, 8 or 16 if absent
 start, length  [rows] int64, int32: the window's first base (0-based) and its bases
 source, record [rows] int32: numbers of names in source_names, record_names (UTF-8 of fixed size)
 weights        [rows, width] float16, where asked for
@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import DataError
-from .row_format import WEIGHT, RowFormat, pack, unpack
+from .row_format import WEIGHT, RowFormat
 from .storage import Location, first_line, open_file
 
 if TYPE_CHECKING:
@@ -113,13 +113,14 @@ def _h5py(path: Location) -> ModuleType:
 
 def _row_format(file: h5py.File) -> RowFormat:
     ids = file["input_ids"]
-    return RowFormat(width=ids.shape[1], dtype=ids.dtype, weights="weights" in file, labels="label" in file)
+    bits = int(ids.attrs.get("id_bits", 8 * ids.dtype.itemsize))
+    return RowFormat(width=ids.shape[1], id_bits=bits, weights="weights" in file, labels="label" in file)
 
 
 def _column(file: h5py.File, name: str, rows: slice) -> pa.Array:
     """One column of a slice of rows, as Parquet has it."""
     if name in ("input_ids", "weights"):
-        return pack(file[name][rows])
+        return _row_format(file).packings[name].pack(file[name][rows])
     if name == "labels":
         first = int(file["label_ends"][rows.start - 1]) if rows.start else 0
         ends = file["label_ends"][rows]
@@ -181,7 +182,7 @@ class _Writer:
         self._file, self._rows, self._compress = file, rows, compress
         self._done, self._groups = 0, list[tuple[int, int]]()
         self._codes: dict[str, dict[str, int]] = {"source": {}, "record": {}, "label": {}}
-        self._create("input_ids", rows.dtype, num_rows, rows.width)
+        self._create("input_ids", rows.packings["input_ids"].dtype, num_rows, rows.width).attrs["id_bits"] = rows.id_bits
         self._create("start", np.dtype("<i8"), num_rows)
         for name in ("length", *NAMED):
             self._create(name, np.dtype("<i4"), num_rows)
@@ -202,9 +203,8 @@ class _Writer:
     def append(self, shard: int, table: pa.Table) -> None:
         """The next row group."""
         at = slice(self._done, self._done + table.num_rows)
-        self._file["input_ids"][at] = unpack(table["input_ids"], self._rows.dtype)
-        if self._rows.weights:
-            self._file["weights"][at] = unpack(table["weights"], WEIGHT)
+        for name, packing in self._rows.packings.items():
+            self._file[name][at] = packing.unpack(table[name])
         for name in ("start", "length"):
             self._file[name][at] = table[name].to_numpy()
         for name in NAMED:

@@ -6,13 +6,12 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray.data
 
 from ..dna import SequenceType
 from ..files import appearing, naming
@@ -20,7 +19,7 @@ from .comparison import save_array
 from .fasta import Contents, Record, Span, is_compressed, read_fasta, refuse_repeated_names
 from .inputs import STRUCTURES
 from .scratch import SCRATCH, bases_file, lower_case_file
-from .stages import result_tables, task_rows
+from .stages import Stage, TaskRows, results, task_rows
 from .storage import Location, location, size
 from .verify import file_sha256
 
@@ -71,6 +70,7 @@ def index_records(
     if stored.exists():
         return pq.read_table(stored)
     parts = [part for number, path in enumerate(inputs.values()) for part in parts_of(number, path)]
+    parts.sort(key=_num_bytes, reverse=True)  # so that no worker is left with a large one at the end
     pieces = _gather(pieces_of(task_rows(part._asdict() for part in parts), sequence_type, output, find_lower_case), inputs, on_progress)
     records = join_parts(pieces, inputs)
     put_together(pieces, output, find_lower_case)
@@ -89,15 +89,18 @@ def parts_of(number: int, path: Location) -> list[Part]:
     return [Part(number, part, str(path), start, min(start + PART_BYTES, num_bytes)) for part, start in enumerate(starts)]
 
 
-def pieces_of(parts: ray.data.Dataset, sequence_type: SequenceType, output: Path, find_lower_case: bool) -> ray.data.Dataset:
-    """Add the stage to the plan: one row a part in (Part), one row for what it has of a record out (PARTS)."""
-    settings = {"sequence_type": sequence_type, "output": output, "find_lower_case": find_lower_case}
-    return parts.map_batches(index_part, batch_size=1, batch_format="pyarrow", fn_kwargs=settings)
+def _num_bytes(part: Part) -> int:
+    return part.end - part.start or size(part.path) or 0
 
 
-def index_part(part: pa.Table, *, sequence_type: SequenceType, output: Path, find_lower_case: bool = False) -> pa.Table:
-    """What one part (a table of one row) has of records, in order; its clean letters are written and renamed."""
-    number, index, text, start, end = Part(**part.to_pylist()[0])
+def pieces_of(parts: TaskRows, sequence_type: SequenceType, output: Path, find_lower_case: bool) -> Stage:
+    """Add the stage to the plan: one row a part in (Part), a table of what it has of records (PARTS) out."""
+    return parts.map(index_part, fn_kwargs={"sequence_type": sequence_type, "output": output, "find_lower_case": find_lower_case})
+
+
+def index_part(part: Mapping[str, Any], *, sequence_type: SequenceType, output: Path, find_lower_case: bool = False) -> pa.Table:
+    """What one part has of records, in order; its clean letters are written and renamed."""
+    number, index, text, start, end = Part(**part)
     path, target = location(text), _part_file(output, number, index)
     with appearing(target) as unfinished, unfinished.open("wb") as sink:
         if path.name.lower().endswith(STRUCTURES):
@@ -176,12 +179,12 @@ def read_structure_file(path: Path, sequence_type: SequenceType, sink: BinaryIO)
     return Contents(records, np.empty((0, 2), np.int64))
 
 
-def _gather(dataset: ray.data.Dataset, inputs: Mapping[str, Location], on_progress: OnProgress) -> pa.Table:
+def _gather(stage: Stage, inputs: Mapping[str, Location], on_progress: OnProgress) -> pa.Table:
     """Collect what the parts have (PARTS), in order; they arrive in the order in which they are done."""
     sizes, tables, done = [size(path) or 0 for path in inputs.values()], list[pa.Table](), 0
     on_progress("reading", 0, sum(sizes))
-    for table in result_tables(dataset):
-        tables.append(table.cast(PARTS))
+    for table in results(stage):
+        tables.append(table)
         for file, part in set(zip(table["file"].to_pylist(), table["part"].to_pylist(), strict=True)):
             done += min(sizes[file] - part * PART_BYTES, PART_BYTES) if sizes[file] > PART_BYTES else sizes[file]
         on_progress("reading", min(done, sum(sizes)), sum(sizes))

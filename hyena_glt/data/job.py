@@ -12,7 +12,7 @@ import numpy as np
 from ..dna import SequenceType
 from ..tokenizers import Tokenizer
 from .features import Weights
-from .row_format import RowFormat
+from .row_format import RowFormat, id_bits
 from .scratch import SCRATCH
 from .sources.intervals import Intervals
 from .storage import Location
@@ -75,7 +75,7 @@ class Job:
     @property
     def row_format(self) -> RowFormat:
         return RowFormat(
-            width=self.tokenizer.num_tokens(self.cut.max_length), dtype=self.tokenizer.dtype,
+            width=self.tokenizer.num_tokens(self.cut.max_length), id_bits=id_bits(self.tokenizer.num_ids),
             weights=self.weights is not None, labels=self.labels is not None,
         )
 

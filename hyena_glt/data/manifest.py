@@ -11,12 +11,15 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..errors import DataError
+from ..tokenizers.base import NUM_SPECIAL
 from .hdf5 import is_hdf5
 from .readers import embedded_manifest
+from .row_format import RowFormat, id_bits
 from .scratch import SCRATCH
 from .storage import Location, is_folder, location, names_in, read_bytes, size, write_bytes
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION, WHOLE_BYTES_VERSION = 3, 2
+"""What is written; and what is read too: up to it every id took a byte or two."""
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -73,6 +76,8 @@ class Manifest:
     tokenizer: Json
     tokenizer_sha256: str
     width: int
+    id_bits: int
+    """Bits that an id takes in Parquet: see `row_format`."""
     columns: tuple[str, ...]
     """The columns of a row, in order."""
     inputs: tuple[InputFile, ...]
@@ -82,6 +87,11 @@ class Manifest:
     """What became of the variants that haplotypes were built with, counted."""
     leakage: Mapping[str, Any] = field(default_factory=dict)
     """Split -> how much of it is found in train, where that was measured (`similarity.leakage.Leakage`)."""
+
+    @property
+    def row_format(self) -> RowFormat:
+        """What the rows hold."""
+        return RowFormat(width=self.width, id_bits=self.id_bits, weights="weights" in self.columns, labels="labels" in self.columns)
 
 
 def canonical_json(value: Json) -> bytes:
@@ -112,8 +122,12 @@ def decode_manifest(content: bytes) -> Manifest:
     if written != hashlib.sha256(canonical_json(fields)).hexdigest():
         raise ValueError("its content does not fit its checksum")
     version = fields.pop("schema_version", None)
-    if version != SCHEMA_VERSION:
-        raise ValueError(f"it has schema version {version}, and this version of hyena-glt reads {SCHEMA_VERSION}")
+    if version == WHOLE_BYTES_VERSION:
+        fields["id_bits"] = max(8, id_bits(fields["tokenizer"]["vocab_size"] + NUM_SPECIAL))
+    elif version != SCHEMA_VERSION:
+        raise ValueError(
+            f"it has schema version {version}, and this version of hyena-glt reads {WHOLE_BYTES_VERSION} and {SCHEMA_VERSION}"
+        )
     columns, inputs = tuple(fields.pop("columns")), tuple(InputFile(**item) for item in fields.pop("inputs"))
     stored = fields.pop("splits")
     splits = {name: _split(stored[name]) for name in SPLITS if name in stored}

@@ -22,12 +22,13 @@ import ray
 from ..config.preprocessing import PreprocessingConfig, SplitConfig, VariantsConfig
 from ..config.tree import Config
 from ..errors import ConfigError, DataError, StorageError
+from ..files import naming
 from .dedup import record_digests, repeated_records, repeated_windows
 from .index import OnProgress, index_records, join, with_places
 from .job import Job, Task
 from .leakage import measure_leakage
 from .leakage_report import leakage_lines, located, refuse_leakage
-from .manifest import SPLITS, TOKENIZER, Dropped, Json, Manifest, SplitManifest, count_dropped, write_manifest
+from .manifest import MANIFEST, SPLITS, TOKENIZER, Dropped, Json, Manifest, SplitManifest, count_dropped, write_manifest
 from .near_duplicates import near_duplicate_windows
 from .plan import DataPlan, Genome, Run, make_plan, refuse_empty_splits
 from .resume import discard, sections
@@ -116,10 +117,11 @@ def write(cfg: Config, plan: DataPlan, on_progress: OnProgress) -> Manifest:
         done(task)
     splits, dropped = {split: _sum_split(parts, split) for split in SPLITS}, plan.dropped | _sum_dropped(parts.values())
     refuse_empty_splits(cfg, {split: summed.rows for split, summed in splits.items()}, dropped)
-    job.tokenizer.save(job.output / TOKENIZER)
+    with naming(job.output / TOKENIZER):
+        job.tokenizer.save(job.output / TOKENIZER)
     manifest = Manifest(
         config=sections(cfg), tokenizer=job.tokenizer.to_dict(), tokenizer_sha256=file_sha256(job.output / TOKENIZER),
-        width=job.row_format.width, columns=tuple(job.row_format.schema.names), inputs=plan.inputs,
+        width=job.row_format.width, id_bits=job.row_format.id_bits, columns=tuple(job.row_format.schema.names), inputs=plan.inputs,
         splits={split: summed for split, summed in splits.items() if summed.rows}, dropped=dropped, variants=plan.variants, leakage=leakage,
     )
     if job.format == "hdf5":
@@ -155,7 +157,8 @@ def _publish(job: Job, manifest: Manifest) -> Manifest:
     """Write the manifest, which makes the folder whole, after all else; the scratch folder is no longer needed."""
     if isinstance(job.destination, Url):
         upload(job.output / TOKENIZER, job.destination / TOKENIZER)
-    write_manifest(job.destination, manifest)
+    with naming(job.output / MANIFEST):
+        write_manifest(job.destination, manifest)
     shutil.rmtree(job.output if isinstance(job.destination, Url) else job.output / SCRATCH)
     return manifest
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from ..errors import DataError
 from . import hdf5, parquet
-from .row_format import unpack
+from .row_format import Packing
 from .storage import Location, first_line, size
 
 if TYPE_CHECKING:
@@ -67,13 +67,10 @@ def read_rows(path: Location, index: int) -> pa.Table:
         return _format(path).read(path, None, index)
 
 
-def read_row_group(path: Location, index: int, column: str, dtype: np.dtype, width: int) -> np.ndarray:
+def read_row_group(path: Location, index: int, column: str, packing: Packing) -> np.ndarray:
     """A packed column [rows, width] of one row group, checked in the same way."""
     with _damage(path, index):
-        values = unpack(_format(path).read(path, [column], index)[column], dtype)
-        if values.shape[1] != width:
-            raise ValueError(f"{column} is {values.shape[0]} x {values.shape[1]}, wanted {len(values)} x {width}")
-        return values
+        return packing.unpack(_format(path).read(path, [column], index)[column])
 
 
 def embedded_manifest(path: Location) -> bytes:

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import pyarrow as pa
 import ray
-import ray.data
 
 from ..files import atomic_write, naming
 from ..tokenizers import Tokenizer
@@ -25,10 +24,10 @@ from .comparison import are_among
 from .features import Weights
 from .job import Job, Task
 from .manifest import Dropped, Shard, canonical_json, count_dropped
-from .row_format import WEIGHT, pack
+from .row_format import WEIGHT
 from .scratch import SCRATCH
 from .sources.intervals import Intervals, overlapping
-from .stages import Row
+from .stages import Row, Stage, TaskRows
 from .storage import Url, size, upload
 from .verify import file_sha256
 
@@ -47,7 +46,7 @@ class Written:
         return cls(fields["shard"] and Shard(**fields["shard"]), fields["bases"], fields["dropped"])
 
 
-def written(tasks: ray.data.Dataset, job: ray.ObjectRef) -> ray.data.Dataset:
+def written(tasks: TaskRows, job: ray.ObjectRef) -> Stage:
     """Add the stage to the plan: one row a task in, the same row with `written`, a `Written` as JSON, out."""
     return tasks.map(write_task, fn_kwargs={"job": job})
 
@@ -126,7 +125,7 @@ def _joined(blocks: Iterable[Block], at_least: int) -> Iterator[Block]:
 
 def _table(block: Block, split: str, job: Job, result: Written) -> tuple[pa.Table, int]:
     """The rows of a block, one row group, with the tokens in them."""
-    regions = job.regions[split]
+    regions, packings = job.regions[split], job.row_format.packings
     ids, tokens_W = encode_windows(job.tokenizer, block)
     covered_W = (tokens_W - 1) * job.tokenizer.bases_per_token + job.tokenizer.span
     leftover_W = block.length_W - covered_W
@@ -134,14 +133,14 @@ def _table(block: Block, split: str, job: Job, result: Written) -> tuple[pa.Tabl
     result.bases += int(covered_W.sum())
     region = pa.array(block.region_W)
     columns = {
-        "input_ids": pack(ids),
+        "input_ids": packings["input_ids"].pack(ids),
         "source": pa.array([job.sources[file] for file in regions.file_R[block.region_W]]),
         "record": regions.name_R.take(region),
         "start": block.start_W,
         "length": covered_W.astype(np.int32),
     }
     if job.weights is not None:
-        columns["weights"] = pack(token_weights(job.weights, job.tokenizer, block))
+        columns["weights"] = packings["weights"].pack(token_weights(job.weights, job.tokenizer, block))
     if job.labels is not None:
         columns["labels"] = pa.array(window_labels(job.labels, block.place_W, covered_W))
     return pa.table(columns, schema=job.row_format.schema), int(tokens_W.sum())

@@ -26,7 +26,7 @@ from ..tokenizers.base import PAD
 from .hdf5 import is_hdf5
 from .manifest import MANIFEST, TOKENIZER, Manifest, Shard, SplitManifest, read_manifest
 from .readers import read_rows, row_group_sizes, schema
-from .row_format import RowFormat, unpack
+from .row_format import RowFormat
 from .storage import Location, list_files, location, open_file, read_bytes, size
 
 
@@ -40,15 +40,8 @@ def verify(folder: str | Location) -> list[str]:
     damage = [] if is_hdf5(folder) else [*_unknown_files(folder, manifest), *_tokenizer_damage(folder, manifest)]
     tokenizer = load_tokenizer(manifest.tokenizer)
     for name, split in manifest.splits.items():
-        damage += _split_damage(folder, name, split, tokenizer, row_format(manifest, tokenizer))
+        damage += _split_damage(folder, name, split, tokenizer, manifest.row_format)
     return damage
-
-
-def row_format(manifest: Manifest, tokenizer: Tokenizer) -> RowFormat:
-    """What the rows of a folder hold."""
-    return RowFormat(
-        width=manifest.width, dtype=tokenizer.dtype, weights="weights" in manifest.columns, labels="labels" in manifest.columns
-    )
 
 
 def _unknown_files(folder: Location, manifest: Manifest) -> Iterator[str]:
@@ -104,11 +97,11 @@ def _shard_damage(folder: Location, shard: Shard, tokenizer: Tokenizer, rows: Ro
     path, tokens = folder / shard.path, 0
     try:
         if not schema(path).equals(rows.schema):
-            yield f"{path}: has other columns than {rows.width} ids of {rows.dtype} and {', '.join(rows.schema.names[1:])}"
+            yield f"{path}: has other columns than {rows.width} ids of {rows.id_bits} bits and {', '.join(rows.schema.names[1:])}"
             return
         sizes = row_group_sizes(folder, shard)
         for group in range(len(sizes)):
-            tokens += yield from _row_group_damage(f"{path}, row group {group}", read_rows(path, group), tokenizer)
+            tokens += yield from _row_group_damage(f"{path}, row group {group}", read_rows(path, group), tokenizer, rows)
     except DataError as error:
         yield str(error)
         return
@@ -116,14 +109,14 @@ def _shard_damage(folder: Location, shard: Shard, tokenizer: Tokenizer, rows: Ro
         yield f"{path}: has {sum(sizes):,} rows and {tokens:,} tokens, the manifest says {shard.rows:,} and {shard.tokens:,}"
 
 
-def _row_group_damage(where: str, rows: pa.Table, tokenizer: Tokenizer) -> Iterator[str]:
+def _row_group_damage(where: str, table: pa.Table, tokenizer: Tokenizer, rows: RowFormat) -> Iterator[str]:
     """Yields damage in the ids [rows, width] and lengths of one row group; returns the tokens counted."""
-    ids = unpack(rows["input_ids"], tokenizer.dtype)
+    ids = rows.packings["input_ids"].unpack(table["input_ids"])
     filled = (ids != PAD).sum(axis=1)
     if ids.size and ids.max() >= tokenizer.num_ids:
         yield f"{where}: holds id {ids.max()}, outside the vocabulary of {tokenizer.num_ids} ids"
     if ((ids == PAD) != (np.arange(ids.shape[1]) >= filled[:, None])).any():
         yield f"{where}: has padding before a token"
-    if any(tokenizer.num_tokens(length) != tokens for length, tokens in zip(rows["length"].to_pylist(), filled.tolist(), strict=True)):
+    if any(tokenizer.num_tokens(length) != tokens for length, tokens in zip(table["length"].to_pylist(), filled.tolist(), strict=True)):
         yield f"{where}: has a row whose `length` does not fit its tokens"
     return int(filled.sum())

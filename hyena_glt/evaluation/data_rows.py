@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from ..data.dataset import Rows
 from ..data.readers import read_rows
-from ..data.row_format import WEIGHT, unpack
 from ..dna import ALPHABETS
 from ..tokenizers import Tokenizer
 from ..tokenizers.base import NUM_SPECIAL, PAD, UNK
@@ -48,9 +47,9 @@ def read_blocks(rows: Rows, chosen_W: np.ndarray | None = None) -> Iterator[RowB
         if not len(wanted):
             continue
         table = read_rows(rows.folder / rows.shards[group.shard].path, group.index).take(wanted - number[0])
-        ids = unpack(table["input_ids"], tokenizer.dtype)
-        weights = unpack(table["weights"], WEIGHT) if "weights" in table.column_names else None
-        yield RowBlock(wanted, ids, decode_rows(tokenizer, ids), table.drop(["input_ids"]), weights)
+        packed = {name: packing.unpack(table[name]) for name, packing in rows.manifest.row_format.packings.items()}
+        ids = packed["input_ids"]
+        yield RowBlock(wanted, ids, decode_rows(tokenizer, ids), table.drop(["input_ids"]), packed.get("weights"))
 
 
 def evenly(num_rows: int, max_rows: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from hyena_glt.config import OutputConfig, PreprocessingConfig, TokenizationConf
 from hyena_glt.data import parquet
 from hyena_glt.data.manifest import TOKENIZER, InputFile, Manifest, Shard, SplitManifest, write_manifest
 from hyena_glt.data.resume import sections
-from hyena_glt.data.row_format import WEIGHT, RowFormat, pack
+from hyena_glt.data.row_format import WEIGHT, RowFormat, id_bits
 from hyena_glt.data.verify import file_sha256
 from hyena_glt.tokenizers import Tokenizer, build_tokenizer
 from hyena_glt.tokenizers.base import NUM_SPECIAL, PAD
@@ -35,17 +35,17 @@ def settings(*, kmer_size: int | None = None, compress: bool = True):
 def rows_table(rows: RowFormat, tokenizer: Tokenizer, num_rows: int, rng: np.random.Generator) -> pa.Table:
     """Random rows: ids with padding behind, names that repeat, labels of every number."""
     filled = rng.integers(1, rows.width + 1, num_rows)
-    ids = rng.integers(NUM_SPECIAL, tokenizer.num_ids, (num_rows, rows.width)).astype(rows.dtype)
+    ids = rng.integers(NUM_SPECIAL, tokenizer.num_ids, (num_rows, rows.width)).astype(tokenizer.dtype)
     ids[np.arange(rows.width) >= filled[:, None]] = PAD
     columns = {
-        "input_ids": pack(ids),
+        "input_ids": rows.packings["input_ids"].pack(ids),
         "source": [f"genome {number}.fa" for number in rng.integers(0, 3, num_rows)],
         "record": [f"contig_é{number}" for number in rng.integers(0, 50, num_rows)],
         "start": rng.integers(0, 1 << 40, num_rows),
         "length": ((filled - 1) * tokenizer.bases_per_token + tokenizer.span).astype(np.int32),
     }
     if rows.weights:
-        columns["weights"] = pack(rng.random((num_rows, rows.width)).astype(WEIGHT))
+        columns["weights"] = rows.packings["weights"].pack(rng.random((num_rows, rows.width)).astype(WEIGHT))
     if rows.labels:
         columns["labels"] = [[f"GO:{number}" for number in rng.integers(0, 9, size)] for size in rng.integers(0, 4, num_rows)]
     return pa.table(columns, schema=rows.schema)
@@ -58,7 +58,7 @@ def make_folder(
     """Write shards, tokenizer and manifest for row groups of the given sizes."""
     cfg, rng = settings(kmer_size=kmer_size, compress=compress), np.random.default_rng(seed)
     tokenizer = build_tokenizer("dna", cfg.tokenization)
-    rows = RowFormat(width=width, dtype=tokenizer.dtype, weights=weights, labels=labels)
+    rows = RowFormat(width=width, id_bits=id_bits(tokenizer.num_ids), weights=weights, labels=labels)
     summed = {}
     for split, shards in splits.items():
         (folder / split).mkdir(parents=True)
@@ -68,8 +68,9 @@ def make_folder(
         summed[split] = SplitManifest(**counts, bases=counts["tokens"] * tokenizer.bases_per_token, shards=tuple(written))
     tokenizer.save(folder / TOKENIZER)
     write_manifest(folder, Manifest(
-        config=sections(cfg), tokenizer=tokenizer.to_dict(), tokenizer_sha256=file_sha256(folder / TOKENIZER), width=width,
-        columns=tuple(rows.schema.names), inputs=(InputFile(path="a.fa", size=1, sha256="0", records=1, bases=1),), splits=summed,
+        config=sections(cfg), tokenizer=tokenizer.to_dict(), tokenizer_sha256=file_sha256(folder / TOKENIZER),
+        width=width, id_bits=rows.id_bits, columns=tuple(rows.schema.names),
+        inputs=(InputFile(path="a.fa", size=1, sha256="0", records=1, bases=1),), splits=summed,
         dropped={"short_windows": {"windows": 1, "bases": 3}},
     ))
     return folder

@@ -6,6 +6,7 @@ from itertools import product
 
 from hyena_glt.config import Config
 from hyena_glt.data.splits import hashed_split
+from hyena_glt.tokenizers import Tokenizer
 
 SYMBOLS = {"dna": "ACGT", "rna": "ACGU", "protein": "ACDEFGHIKLMNOPQRSTUVWY"}
 Row = tuple[str, str, int, int, tuple[int, ...]]
@@ -101,3 +102,11 @@ def encode(window: str, cfg: Config) -> tuple[int, ...]:
 def covered(num_tokens: int, cfg: Config) -> int:
     span, stride = span_and_stride(cfg)
     return (num_tokens - 1) * stride + span
+
+
+def stored_ids(value: bytes, tokenizer: Tokenizer) -> list[int]:
+    """The ids of a stored row, padding included: two a byte, a byte each, or two bytes each, by the number of ids that there are."""
+    if tokenizer.num_ids <= 16:
+        return [half for byte in value for half in (byte % 16, byte // 16)]
+    size = 1 if tokenizer.num_ids <= 256 else 2
+    return [int.from_bytes(value[i : i + size], "little") for i in range(0, len(value), size)]

@@ -50,7 +50,8 @@ def write_folder(
     run.tokenizer.save(folder)
     write_manifest(folder, Manifest(
         config=sections(cfg), tokenizer=run.tokenizer.to_dict(), tokenizer_sha256=file_sha256(folder / TOKENIZER),
-        width=plan.job.row_format.width, columns=tuple(plan.job.row_format.schema.names), inputs=plan.inputs, dropped={},
+        width=plan.job.row_format.width, id_bits=plan.job.row_format.id_bits,
+        columns=tuple(plan.job.row_format.schema.names), inputs=plan.inputs, dropped={},
         splits={name: sum_parts([part for split, part in parts if split == name]) for name, _ in parts},
     ))
     return folder

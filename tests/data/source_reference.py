@@ -15,7 +15,6 @@ from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
@@ -28,7 +27,9 @@ from hyena_glt.data.preprocess import preprocess
 from hyena_glt.data.resume import claim
 from hyena_glt.data.sources.regions import chromosome_name
 from hyena_glt.data.splits import hashed_split
+from hyena_glt.tokenizers import Tokenizer
 from tests.data import reference
+from tests.data.reference import stored_ids
 
 
 class Row(NamedTuple):
@@ -234,32 +235,13 @@ def _weights_and_labels(record: Molecule, first: int, length: int, cfg: Config, 
 
 
 class LocalRows(list):
-    """As much of a Ray dataset as the stages use, in this process."""
+    """A stage whose rows are done in this process."""
 
     def map(self, function: Callable, *, fn_kwargs: dict) -> LocalRows:
         return LocalRows(function(row, **fn_kwargs) for row in self)
 
-    def map_batches(
-        self, function: Callable, *, batch_size: int | None, batch_format: str, fn_args: tuple = (), fn_kwargs: dict | None = None
-    ) -> LocalRows:
-        size = batch_size or max(len(self), 1)
-        batches = [self[at : at + size] for at in range(0, len(self), size)]
-        results = [function(_batch(rows, batch_format), *fn_args, **(fn_kwargs or {})) for rows in batches]
-        return LocalRows(row for result in results for row in pa.table(result).to_pylist())
-
-    def repartition(self, num_blocks: int) -> LocalRows:
-        return self
-
-    def iter_rows(self) -> Iterator[dict]:
+    def iter_rows(self) -> Iterator:
         return iter(self)
-
-    def iter_batches(self, *, batch_size: None, batch_format: str) -> Iterator:
-        return iter([_batch(self, batch_format)] if self else [])
-
-
-def _batch(rows: list[dict], batch_format: str) -> pa.Table | dict[str, np.ndarray]:
-    table = pa.Table.from_pylist(rows)
-    return table if batch_format == "pyarrow" else {name: np.array(table[name].to_pylist()) for name in table.column_names}
 
 
 @contextmanager
@@ -280,21 +262,20 @@ def run_in_process(cfg: Config) -> tuple[dict[str, list[Row]], Manifest]:
     claim(run.output, run.destination, run.identity)
     with local_rows():
         manifest = preprocess(run, lambda *_: None)
-    dtype = run.tokenizer.dtype
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for split, part in manifest.splits.items():
-        rows[split] = [row for shard in part.shards for row in read_shard(run.output / shard.path, dtype)]
+        rows[split] = [row for shard in part.shards for row in read_shard(run.output / shard.path, run.tokenizer)]
     return rows, manifest
 
 
-def read_shard(path: Path, dtype: np.dtype) -> list[Row]:
+def read_shard(path: Path, tokenizer: Tokenizer) -> list[Row]:
     """The rows of a shard, without their padding."""
-    return [unpad(row, dtype) for row in pq.read_table(path).to_pylist()]
+    return [unpad(row, tokenizer) for row in pq.read_table(path).to_pylist()]
 
 
-def unpad(row: dict, dtype: np.dtype) -> Row:
+def unpad(row: dict, tokenizer: Tokenizer) -> Row:
     """A stored row; behind its tokens there must be nothing but padding."""
-    ids = np.frombuffer(row["input_ids"], dtype).tolist()
+    ids = stored_ids(row["input_ids"], tokenizer)
     filled = len(ids) - ids.count(0)
     assert 0 not in ids[:filled]
     weights, labels = None, None

@@ -162,7 +162,7 @@ def test_rows_of_another_width_than_the_manifest_has(folder):
     manifest = read_manifest(folder)
     object.__setattr__(manifest, "width", 16)
     write_manifest(folder, manifest)
-    with pytest.raises(DataError, match=r"row group 0: damaged \(input_ids is 5 x 20, wanted 5 x 16\)"):
+    with pytest.raises(DataError, match=r"row group 0: damaged \(rows of 10 bytes, wanted 8 for 16 uint8, two a byte"):
         open_rows(str(folder), "train").read(np.array([0]))
 
 

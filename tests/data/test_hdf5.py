@@ -15,7 +15,6 @@ from hyena_glt.data.convert import write_split
 from hyena_glt.data.dataset import open_rows
 from hyena_glt.data.manifest import locate_split, output_around, read_manifest
 from hyena_glt.data.readers import read_columns, read_row_group, read_rows, row_group_sizes, schema
-from hyena_glt.data.row_format import WEIGHT
 from hyena_glt.data.verify import verify
 from hyena_glt.errors import DataError
 from pipelines.convert import convert
@@ -59,8 +58,8 @@ def test_every_reader_gives_what_it_gives_for_parquet(parquet_folder, whole):
     for wanted in shards:
         for group in range(len(row_group_sizes(parquet_folder, wanted))):
             assert read_rows(path, index).equals(read_rows(parquet_folder / wanted.path, group))
-            for column, dtype in (("input_ids", np.dtype(np.uint16)), ("weights", WEIGHT)):
-                values = [read_row_group(*where, column, dtype, 12) for where in ((path, index), (parquet_folder / wanted.path, group))]
+            for column, packing in read_manifest(whole).row_format.packings.items():
+                values = [read_row_group(*where, column, packing) for where in ((path, index), (parquet_folder / wanted.path, group))]
                 assert np.array_equal(*values)
             index += 1
     columns = ["record", "labels", "start"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -24,7 +26,8 @@ from hyena_glt.errors import DataError
 SHARD = Shard(path="train/part-00000.parquet", rows=2, tokens=16, size=9, sha256="3" * 64)
 MANIFEST = Manifest(
     config={"preprocessing": {"max_length": 8, "input_path": ["a.fa"]}, "tokenization": {}, "output": {}},
-    tokenizer={"kind": "char"}, tokenizer_sha256="1" * 64, width=8, dropped={"short_windows": {"windows": 1, "bases": 3}},
+    tokenizer={"kind": "char", "vocab_size": 4}, tokenizer_sha256="1" * 64, width=8, id_bits=4,
+    dropped={"short_windows": {"windows": 1, "bases": 3}},
     columns=("input_ids", "source", "record", "start", "length"),
     inputs=(InputFile(path="a.fa", size=20, sha256="2" * 64, records=1, bases=19),),
     splits={"train": SplitManifest(rows=2, tokens=16, bases=16, shards=(SHARD,))},
@@ -59,11 +62,20 @@ def test_damage(tmp_path, content, sentence):
 
 
 def test_another_schema_version(tmp_path, monkeypatch):
-    monkeypatch.setattr("hyena_glt.data.manifest.SCHEMA_VERSION", 3)
+    monkeypatch.setattr("hyena_glt.data.manifest.SCHEMA_VERSION", 4)
     write_manifest(tmp_path, MANIFEST)
     monkeypatch.undo()
-    with pytest.raises(DataError, match="it has schema version 3, and this version of hyena-glt reads 2"):
+    with pytest.raises(DataError, match="it has schema version 4, and this version of hyena-glt reads 2 and 3"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("vocab_size, bits", [(4, 8), (251, 8), (4096, 16)])
+def test_ids_took_whole_bytes_in_version_2(tmp_path, vocab_size, bits):
+    fields = json.loads(encode_manifest(replace(MANIFEST, tokenizer={"kind": "kmer", "vocab_size": vocab_size})))
+    fields = {key: value for key, value in fields.items() if key not in ("id_bits", "checksum")} | {"schema_version": 2}
+    checksum = hashlib.sha256(canonical_json(fields)).hexdigest()
+    (tmp_path / "manifest.json").write_bytes(canonical_json(fields | {"checksum": checksum}))
+    assert read_manifest(tmp_path) == replace(MANIFEST, tokenizer=fields["tokenizer"], id_bits=bits)
 
 
 def test_locating_a_split(tmp_path):

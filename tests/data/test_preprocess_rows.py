@@ -16,35 +16,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyena_glt.config import Config, OutputConfig, PreprocessingConfig, SplitConfig, TokenizationConfig
-from hyena_glt.data.dedup import find_repeats, hash_file, load_hashes, store_hashes
+from hyena_glt.data.dedup import digests_file, find_alike, find_repeats, keys_file, load_hashes, store_digests, store_keys
 from hyena_glt.data.manifest import Dropped
 from hyena_glt.data.plan import DataPlan, make_plan, prepare
 from hyena_glt.data.row_format import RowFormat
 from hyena_glt.data.shards import write_shard
 from hyena_glt.errors import DataError
+from hyena_glt.tokenizers import Tokenizer
 from tests.data.in_process import read_genome
-from tests.data.reference import Row, expected_rows
+from tests.data.reference import Row, expected_rows, stored_ids
 
 
 def run_in_process(cfg: Config, buckets: int) -> tuple[dict[str, list[Row]], Dropped, DataPlan]:
-    """What the driver does, with a loop in the place of each Ray Data stage."""
+    """What the driver does, with a loop in the place of each stage."""
     run = prepare(cfg, lambda *_: None)
     plan = make_plan(run, read_genome(run), lambda *_: None)
     job = plan.job
     if cfg.preprocessing.remove_duplicates:
         for task in plan.tasks:
-            store_hashes(job, task)
-        windows = load_hashes({"path": np.array([str(hash_file(job, task)) for task in plan.tasks])}, buckets)
-        groups = [{key: column[windows["bucket"] == bucket] for key, column in windows.items()} for bucket in range(buckets)]
-        job = replace(job, repeated_places=np.sort(np.concatenate([find_repeats(group)["place"] for group in groups])))
+            store_keys(job, task)
+        alike = found_in_buckets([keys_file(job, task) for task in plan.tasks], buckets, find_alike)
+        for task in plan.tasks:
+            store_digests(job, task, alike)
+        job = replace(job, repeated_places=found_in_buckets([digests_file(job, task) for task in plan.tasks], buckets, find_repeats))
     written = [(task, write_shard(job, task)) for task in plan.tasks]
     rows: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
     for task, part in written:
         if part.shard:
             table = pq.read_table(job.output / part.shard.path)
-            assert table.schema.equals(RowFormat(width=job.row_format.width, dtype=job.tokenizer.dtype).schema)
+            assert table.schema.equals(RowFormat(width=job.row_format.width, id_bits=job.row_format.id_bits).schema)
             assert 0 < table.num_rows == part.shard.rows <= cfg.output.chunk_size
-            rows[task.split] += [unpad(row, job.tokenizer.dtype) for row in table.to_pylist()]
+            rows[task.split] += [unpad(row, job.tokenizer) for row in table.to_pylist()]
     dropped = dict(plan.dropped)
     for _, part in written:
         for reason, counts in part.dropped.items():
@@ -52,8 +54,14 @@ def run_in_process(cfg: Config, buckets: int) -> tuple[dict[str, list[Row]], Dro
     return rows, dropped, plan
 
 
-def unpad(row: dict, dtype: np.dtype) -> Row:
-    ids = np.frombuffer(row["input_ids"], dtype).tolist()
+def found_in_buckets(files: list[Path], buckets: int, find: Callable) -> np.ndarray:
+    windows = load_hashes({"path": np.array(list(map(str, files)))}, buckets)
+    groups = [{key: column[windows["bucket"] == bucket] for key, column in windows.items()} for bucket in range(buckets)]
+    return np.sort(np.concatenate([find(group)["place"] for group in groups]))
+
+
+def unpad(row: dict, tokenizer: Tokenizer) -> Row:
+    ids = stored_ids(row["input_ids"], tokenizer)
     filled = len(ids) - ids.count(0)
     assert 0 not in ids[:filled]
     return row["source"], row["record"], row["start"], row["length"], tuple(ids[:filled])

@@ -18,7 +18,7 @@ import pytest
 from hyena_glt.config import Config, OutputConfig, PreprocessingConfig, SplitConfig, TokenizationConfig
 from hyena_glt.data.dataset import open_rows
 from hyena_glt.data.manifest import read_manifest, write_manifest
-from hyena_glt.data.row_format import pack, unpack
+from hyena_glt.data.row_format import Packing
 from hyena_glt.data.verify import verify
 from hyena_glt.errors import DataError
 from pipelines.preprocess import preprocess
@@ -153,12 +153,15 @@ def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table], **counts: int)
     return verify(folder)
 
 
+IDS = Packing(250, np.dtype(np.uint8), 4)
+
+
 def change_ids(change: Callable[[np.ndarray], None]) -> Callable[[pa.Table], pa.Table]:
     def changed(table: pa.Table) -> pa.Table:
-        ids = unpack(table["input_ids"], np.dtype(np.uint8)).copy()
+        ids = IDS.unpack(table["input_ids"]).copy()
         change(ids)
         field = table.schema.field("input_ids")
-        return table.set_column(0, field, pack(ids))
+        return table.set_column(0, field, IDS.pack(ids))
 
     return changed
 
@@ -170,7 +173,7 @@ def change_ids(change: Callable[[np.ndarray], None]) -> Callable[[pa.Table], pa.
         (change_ids(lambda ids: ids.__setitem__((0, 3), 0)), "row group 0: has padding before a token"),
         (change_ids(lambda ids: ids.__setitem__((0, -1), 0)), "row group 0: has a row whose `length` does not fit its tokens"),
         (lambda table: table.slice(1), "part-00000.parquet: has 9 rows and 2,175 tokens, the manifest says 10 and 2,425"),
-        (lambda table: table.drop_columns("start"), "part-00000.parquet: has other columns than 250 ids of uint8 and source, record"),
+        (lambda table: table.drop_columns("start"), "part-00000.parquet: has other columns than 250 ids of 4 bits and source, record"),
     ],
 )
 def test_wrong_rows_in_a_signed_folder(folder, change, sentence):

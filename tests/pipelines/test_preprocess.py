@@ -9,7 +9,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -22,7 +21,7 @@ from hyena_glt.tokenizers import load_tokenizer
 from pipelines._ray import start_ray
 from pipelines.preprocess import preprocess
 from pipelines.validate import validate_data
-from tests.data.reference import Row, expected_rows
+from tests.data.reference import Row, expected_rows, stored_ids
 from tests.data.test_fasta import bgzip
 
 GENOMES = Path(__file__).parents[2] / "pipelines" / "genomes"
@@ -47,11 +46,11 @@ def stored_rows(folder: Path) -> dict[str, list[Row]]:
     """The rows that the manifest names, in its order."""
     rows: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
     manifest = read_manifest(folder)
-    dtype = load_tokenizer(manifest.tokenizer).dtype
+    tokenizer = load_tokenizer(manifest.tokenizer)
     for split, part in manifest.splits.items():
         for shard in part.shards:
             for row in pq.read_table(folder / shard.path).to_pylist():
-                ids = tuple(token for token in np.frombuffer(row["input_ids"], dtype).tolist() if token)
+                ids = tuple(token for token in stored_ids(row["input_ids"], tokenizer) if token)
                 rows[split].append((row["source"], row["record"], row["start"], row["length"], ids))
     return rows
 

@@ -43,9 +43,9 @@ def run(name: str, output: Path, *overrides: str) -> tuple[dict[str, list[Row]],
     preprocess(shipped(name, output, *overrides))
     assert validate_data(output)["damage"] == []
     manifest = read_manifest(output)
-    dtype = load_tokenizer(manifest.tokenizer).dtype
+    tokenizer = load_tokenizer(manifest.tokenizer)
     shards = {split: [output / shard.path for shard in part.shards] for split, part in manifest.splits.items()}
-    rows = {split: [row for path in paths for row in read_shard(path, dtype)] for split, paths in shards.items()}
+    rows = {split: [row for path in paths for row in read_shard(path, tokenizer)] for split, paths in shards.items()}
     stored = sum(row.length for of_split in rows.values() for row in of_split)
     assert stored + sum(counts["bases"] for counts in manifest.dropped.values()) == sum(item.bases for item in manifest.inputs)
     return rows, dict(manifest.dropped)
