@@ -41,8 +41,9 @@ from hyena_glt.training.checkpoint import (
     read_info,
     resolve_checkpoint,
 )
-from hyena_glt.training.launch import choose_workers, train_on_ray
+from hyena_glt.training.launch import choose_workers, require_own_gpus, train_on_ray
 from hyena_glt.training.metrics import METRICS_FILE, last_reports
+from hyena_glt.training.orders import Orders
 from hyena_glt.training.plan import Plan, make_plan
 from hyena_glt.training.precision import choose_precision
 from hyena_glt.training.progress import progress_bar
@@ -60,8 +61,8 @@ FREE_SETTINGS = (
 log = logging.getLogger(__name__)
 
 
-def pretrain(cfg: Config, *, init_only: bool = False, dry_run: bool = False) -> dict[str, Any]:
-    """Train a model as `cfg` says, going on where an earlier start of the same run ended.
+def pretrain(cfg: Config, *, init_only: bool = False, dry_run: bool = False, orders: Orders | None = None) -> dict[str, Any]:
+    """Train a model as `cfg` says, going on where an earlier start of the same run ended. `orders` lets a sweep hold or stop it.
 
     Returns the result that the command line prints: status, run, steps, tokens, losses, checkpoint, hours.
     Raises ConfigError, DataError, CheckpointError or ClusterError, before anything starts where that is possible.
@@ -73,7 +74,7 @@ def pretrain(cfg: Config, *, init_only: bool = False, dry_run: bool = False) -> 
     run = Path(str(cfg.training.output_dir))
     info = earlier_start(cfg, run, mixture.checksum())
     with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
-        workers, use_gpu = _workers(cfg)
+        workers, use_gpu = workers_on_cluster(cfg)
         plan = make_plan(
             cfg.training, world_size=workers, num_rows=mixture.num_rows, width=mixture.width,
             padding_share=mixture.padding_share, global_rows=info.global_rows if info else None,
@@ -89,7 +90,7 @@ def pretrain(cfg: Config, *, init_only: bool = False, dry_run: bool = False) -> 
             return run_result(run)
         _claim(cfg, run, mixture)
         with progress_bar(run, total_steps=plan.total_steps):
-            train_on_ray(cfg, run, workers=workers, use_gpu=use_gpu)
+            train_on_ray(cfg, run, workers=workers, use_gpu=use_gpu, orders=orders)
     return run_result(run)
 
 
@@ -206,11 +207,12 @@ def _has_ended(progress: Progress, plan: Plan, patience: int | None) -> bool:
     return progress.step >= plan.total_steps or (patience is not None and progress.evaluations_without_gain >= patience)
 
 
-def _workers(cfg: Config) -> tuple[int, bool]:
+def workers_on_cluster(cfg: Config) -> tuple[int, bool]:
     """Number of workers and whether they use GPUs; ClusterError if the cluster has fewer GPUs than asked for."""
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
     workers, use_gpu = choose_workers(cfg, num_gpus=num_gpus)
-    if use_gpu and workers > num_gpus:
+    require_own_gpus(cfg, workers=workers, use_gpu=use_gpu)
+    if use_gpu and workers * cfg.cluster.gpus_per_worker > num_gpus:
         raise ClusterError(f"{workers} GPUs are asked for (hardware.num_gpus, cluster.train_workers), and this cluster has {num_gpus}")
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if workers * cfg.cluster.cpus_per_worker > cpus:
