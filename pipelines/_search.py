@@ -21,7 +21,7 @@ from ray.tune.search import Searcher
 from hyena_glt.errors import ConfigError
 from hyena_glt.training.metrics import Report
 from hyena_glt.training.trials import Trial, trial_name, write_trial
-from tune_spaces import METRICS, Domain, Scheduler, Space
+from tune_spaces import METRICS, Domain, Space
 
 from ._trial import VALUE
 
@@ -46,7 +46,7 @@ def build_scheduler(space: Space, *, total: float, past: Past) -> TrialScheduler
         return FIFOScheduler()
     time_attr = {"steps": "step", "tokens": "tokens"}[chosen.unit]
     if chosen.kind == "pbt":
-        return _population(space, chosen, interval=total * chosen.interval_fraction, mode=mode, time_attr=time_attr)
+        return SideBySide(space, interval=total * chosen.interval_fraction, time_attr=time_attr)
     asha = AsyncHyperBandScheduler(
         time_attr, VALUE, mode, max_t=total, grace_period=min(total, max(1, total * chosen.grace_fraction)),
         reduction_factor=chosen.reduction_factor, stop_last_trials=False,  # a run ends by itself
@@ -67,20 +67,50 @@ def _retell(asha: AsyncHyperBandScheduler, trial: Trial, reports: Sequence[Repor
 
 
 class SideBySide(PopulationBasedTraining):
-    """PBT for a population that runs all at once: none needs to make room for a trial that is restarting after an exchange."""
+    """PBT for a population that runs all at once: each trial is held where it was measured until all are, then all are judged together.
+
+    Tune's own synchronous mode ends every trial's processes at each look; its asynchronous one compares trials at different steps,
+    and never replaces a trial that is ahead of the others.
+    """
+
+    def __init__(self, space: Space, *, interval: float, time_attr: str) -> None:
+        chosen = space.scheduler
+        super().__init__(
+            time_attr=time_attr, metric=VALUE, mode=METRICS[space.metric].mode, perturbation_interval=interval,
+            hyperparam_mutations={"given": {path: _mutation(domain) for path, domain in space.settings.items()}},
+            quantile_fraction=chosen.quantile_fraction, resample_probability=chosen.resample_fraction,
+            custom_explore_fn=_within(space.settings), log_config=False,
+        )
+        self._held: dict[Any, dict[str, Any]] = {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        decision = super().on_trial_result(tune_controller, trial, result)
-        return TrialScheduler.CONTINUE if decision == TrialScheduler.PAUSE else decision
+        if result[self._time_attr] - self._trial_state[trial].last_perturbation_time < self._perturbation_interval:
+            return TrialScheduler.CONTINUE
+        self._held[trial] = result
+        self._judge_if_complete(tune_controller)
+        return TrialScheduler.NOOP
 
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._judge_if_complete(tune_controller, gone=trial)
 
-def _population(space: Space, chosen: Scheduler, *, interval: float, mode: str, time_attr: str) -> SideBySide:
-    return SideBySide(
-        time_attr, VALUE, mode, perturbation_interval=interval,
-        hyperparam_mutations={"given": {path: _mutation(domain) for path, domain in space.settings.items()}},
-        quantile_fraction=chosen.quantile_fraction, resample_probability=chosen.resample_fraction,
-        custom_explore_fn=_within(space.settings), log_config=False,
-    )
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._judge_if_complete(tune_controller, gone=trial)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._judge_if_complete(tune_controller, gone=trial)
+
+    def _judge_if_complete(self, tune_controller: Any, gone: Any = None) -> None:
+        if any(trial not in self._held and trial is not gone for trial in tune_controller.get_live_trials()):
+            return
+        held, self._held = self._held, {}
+        for trial, result in held.items():
+            self._save_trial_state(self._trial_state[trial], result[self._time_attr], result, trial)
+            self._trial_state[trial].last_perturbation_time = result[self._time_attr]
+        lower, upper = self._quantiles()
+        for trial in sorted(held, key=lambda trial: (trial not in upper, trial in lower)):  # donors first, so that they have saved
+            self._checkpoint_or_exploit(trial, tune_controller, upper, lower)
+            if trial.status == trial.RUNNING:  # as the schedulers of Tune do where they let a trial go on later
+                tune_controller._schedule_trial_train(trial)
 
 
 def _within(domains: dict[str, Domain]) -> Callable[[Config], Config]:

@@ -26,12 +26,14 @@ from hyena_glt.training.adopt import adopt
 from hyena_glt.training.checkpoint import CHECKPOINTS, COMMIT_FILE, newest_whole, read_info, step_name
 from hyena_glt.training.metrics import METRICS_FILE, Report, read_reports, whole_size
 from hyena_glt.training.orders import Orders
-from hyena_glt.training.trials import change_trial, read_trial, run_folder, trial_config
+from hyena_glt.training.trials import change_trial, owns, read_trial, run_folder, spent, trial_config
 
 from .pretrain import pretrain
 
 CONFIG, ENDING_FILE, POINTER_FILE = "config.yaml", ".ending", "pointer.json"
 """The settings that all trials share, and of each run; there while a sweep ends and trials save and leave; a Tune checkpoint."""
+BUSY = ".busy"
+"""Ending of a file beside a run folder, there while an actor trains in it; the next actor waits for that."""
 VALUE = "value"
 """What Tune calls the metric of the sweep."""
 POLL_S = 0.05
@@ -42,14 +44,14 @@ log = logging.getLogger(__name__)
 
 
 class TrialActor(tune.Trainable):
-    """One trial; its config is {sweep: folder, trial: id, given: settings, metric: name of the figure, population: is it pbt}."""
+    """One trial; its config is {sweep: folder, start: its owner, trial: id, given: settings, metric: figure, population: is it pbt}."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin a trial; nothing is trained before the first `step`."""
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # at 2 s, much of a short trial would be waiting
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # trials start together, and slow each other down
         self._given, self._metric, self._population = config["given"], config["metric"], config["population"]
-        self._sweep = Path(config["sweep"])
+        self._sweep, self._start = Path(config["sweep"]), config["start"]
         self._id = self.trial_name  # not config["trial"]: after an exchange `config` is the donor's
         self._run = run_folder(self._sweep, self._id)
         self._training: _Training | None = None
@@ -63,7 +65,7 @@ class TrialActor(tune.Trainable):
         except Exception as error:  # whatever ends a trial must not end the sweep
             log.exception("trial %s failed", self._id)
             sentence = str(error) if isinstance(error, HyenaError) else f"{type(error).__name__}: {error}"
-            change_trial(self._sweep, self._id, status="failed", error=sentence)
+            self._change(status="failed", error=sentence)
             return self._result(self._last, done=True) | {VALUE: math.nan}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -94,6 +96,7 @@ class TrialActor(tune.Trainable):
         if self._training is None:
             if recorded := self._recorded():
                 return self._result(recorded)
+            self._await_former_actor()
             self._training = _Training(self._config(), self._run, self._last["step"])
         return self._train(self._training)
 
@@ -103,12 +106,16 @@ class TrialActor(tune.Trainable):
             self._exchange(*self._donor)
             return None
         if read_trial(self._sweep, self._id).status == "pending":
-            change_trial(self._sweep, self._id, status="running")
+            self._change(status="running")
         reports = recorded_validations(self._run)
         if self._population:  # nobody can take over what lies behind: go on from the newest
             self._last = reports[-1] if reports else self._last
             return None
         return next((report for report in reports if report["step"] > self._last["step"]), None)
+
+    def _change(self, **values: Any) -> None:
+        if owns(self._sweep, self._start):
+            change_trial(self._sweep, self._id, **values)
 
     def _config(self) -> Config:
         return trial_config(load_config(self._sweep / CONFIG), read_trial(self._sweep, self._id).settings, self._run)
@@ -116,13 +123,20 @@ class TrialActor(tune.Trainable):
     def _exchange(self, donor: Path, step: int) -> None:
         """Take over the donor's checkpoint, with the settings that Tune has changed."""
         change = {"step": step, "donor": donor.name, "settings": dict(self._given)}
+        self._await_former_actor()
         adopt(self._run, donor, step)
         changes = read_trial(self._sweep, self._id).changes
-        change_trial(self._sweep, self._id, settings=change["settings"], changes=[*changes, change])
+        self._change(settings=change["settings"], changes=[*changes, change])
         atomic_write(self._run / CONFIG, dump_config(self._config()))  # a run refuses other settings than it was started with
         with (self._run / METRICS_FILE).open("a") as file:
             file.write(json.dumps({"kind": "adopted", **change}) + "\n")
         self._donor, self._last = None, {"step": step, "tokens": 0}
+
+    def _await_former_actor(self) -> None:
+        """Tune starts a trial's next process while the former one may still be saving."""
+        began = time.monotonic()
+        while self._run.with_suffix(BUSY).exists() and time.monotonic() - began < LEAVE_S:
+            time.sleep(POLL_S)
 
     def _train(self, training: _Training) -> dict[str, Any]:
         """Let the run go on to its next validation, and wait for that or for its end."""
@@ -132,7 +146,7 @@ class TrialActor(tune.Trainable):
             report = training.next_validation(self._last["step"])
             if ended:
                 training.raise_failure()
-                change_trial(self._sweep, self._id, status="finished")
+                self._change(status="finished")
                 return self._result(report or self._last, done=True)
             if report and report["step"] < report["total_steps"] and self._can_be_taken_over(report["step"]):
                 return self._result(report)
@@ -155,8 +169,9 @@ class TrialActor(tune.Trainable):
         """What Tune is told."""
         self._last = report
         value = report.get(self._metric)
+        _, tokens, seconds = spent(read_reports(self._run / METRICS_FILE))
         return {
-            "step": report["step"], "tokens": report["tokens"], "elapsed_s": report.get("elapsed_s", 0.0),
+            "step": report["step"], "tokens": report["tokens"], "spent_tokens": tokens, "spent_s": seconds,
             VALUE: math.nan if value is None else value, "done": done,
         }
 
@@ -170,14 +185,18 @@ class _Training:
         self._offset = whole_size(self._metrics) if self._metrics.exists() else 0
         self._orders = Orders(run, until=self._next_stop(step))
         self._failure: Exception | None = None
+        self._busy = run.with_suffix(BUSY)
         self._thread = threading.Thread(target=self._pretrain, args=(cfg,), daemon=True)
         self._thread.start()
 
     def _pretrain(self, cfg: Config) -> None:
         try:
+            self._busy.touch()
             pretrain(cfg, orders=self._orders)
         except Exception as error:  # raised in the thread that waits
             self._failure = error
+        finally:
+            self._busy.unlink(missing_ok=True)
 
     def _next_stop(self, step: int) -> int:
         return (step // self._every + 1) * self._every

@@ -42,10 +42,9 @@ class Budget:
     reason: str | None = None
     """Why the sweep ends before its trials have, if it does."""
 
-    def note(self, trial: str, tokens: int, elapsed_s: float) -> None:
-        """A trial stands there now."""
-        self.tokens[trial] = max(tokens, self.tokens.get(trial, 0))
-        self.seconds[trial] = max(elapsed_s, self.seconds.get(trial, 0.0))
+    def note(self, trial: str, tokens: int, seconds: float) -> None:
+        """A trial has used so much by now."""
+        self.tokens[trial], self.seconds[trial] = tokens, seconds
         self.check()
 
     @property
@@ -91,7 +90,7 @@ class Watch(tune.Callback):
         if not math.isnan(result[VALUE]):
             known = self._best.get(str(trial), result[VALUE])
             self._best[str(trial)] = (max if self._metric == "val_accuracy" else min)(known, result[VALUE])
-        self._budget.note(str(trial), result["tokens"], result["elapsed_s"])
+        self._budget.note(str(trial), result["spent_tokens"], result["spent_s"])
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         known = read_trial(self._sweep, str(trial))

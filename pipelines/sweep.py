@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -27,13 +28,15 @@ from hyena_glt.evaluation.sweep_folder import PARQUET_FILE, SPACE_FILE, STATE_FI
 from hyena_glt.evaluation.sweep_page import render
 from hyena_glt.files import atomic_write
 from hyena_glt.training.launch import in_thread, stop_on_interrupt
+from hyena_glt.training.metrics import METRICS_FILE, read_reports
+from hyena_glt.training.orders import OWNER_FILE
 from hyena_glt.training.plan import Plan, make_plan
-from hyena_glt.training.trials import Trial, read_trials, run_folder, trial_config, write_trial
+from hyena_glt.training.trials import TRIALS, Trial, read_trials, run_folder, spent, trial_config, write_trial
 from tune_spaces import METRICS, Space, load_space
 
 from ._ray import start_ray
 from ._search import Past, Suggestions, build_scheduler, plan_trials, require_search
-from ._trial import CONFIG, ENDING_FILE, TrialActor, recorded_validations
+from ._trial import BUSY, CONFIG, ENDING_FILE, TrialActor, recorded_validations
 from ._watch import Budget, EarlyEnd, Watch
 from .pretrain import FREE_SECTIONS, resolve, workers_on_cluster
 
@@ -67,6 +70,8 @@ class Job:
     full_steps: int
     """Optimizer steps if no trial were stopped."""
     full_tokens: int
+    start: str
+    """Names this start, which the folder belongs to until another takes it over."""
 
     @property
     def tune(self) -> TuneConfig:
@@ -158,6 +163,7 @@ def _work_out(cfg: Config, space: Space, folder: Path, mixture: Mixture) -> Job:
     return Job(
         cfg, space, folder, workers, use_gpu, min(concurrency, space.num_trials), plan, planned,
         full_steps=sum(p.total_steps for p in whole), full_tokens=sum(p.total_steps * p.tokens_per_step for p in whole),
+        start=secrets.token_hex(8),
     )
 
 
@@ -240,8 +246,11 @@ def _claim(job: Job) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / ENDING_FILE).unlink(missing_ok=True)
     shutil.rmtree(job.folder / TUNE_FOLDER, ignore_errors=True)
+    atomic_write(job.folder / OWNER_FILE, job.start)
     atomic_write(job.folder / CONFIG, dump_config(_for_trials(job)))
     atomic_write(job.folder / SPACE_FILE, json.dumps(_space_as_json(job.space), indent=1) + "\n")
+    for busy in (job.folder / TRIALS).glob(f"*{BUSY}"):  # of a driver that was killed, and its actors with it
+        busy.unlink()
     known = {trial.id for trial in read_trials(job.folder)}
     for trial in job.planned:
         if trial.id not in known:
@@ -291,12 +300,13 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 def _note_what_was_used(job: Job, trials: list[Trial], budget: Budget) -> None:
     for trial in trials:
-        for report in recorded_validations(run_folder(job.folder, trial.id))[-1:]:
-            budget.note(trial.id, report["tokens"], report["elapsed_s"])
+        _, tokens, seconds = spent(read_reports(run_folder(job.folder, trial.id) / METRICS_FILE))
+        budget.note(trial.id, tokens, seconds)
 
 
 def _fit(job: Job, watch: Watch, budget: Budget, begun: list[Trial], past: Past, left: int) -> None:
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # trials write their own metrics
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # whose first lines come even when it is told to be silent
     for quiet in ("ray.tune", "ray.train"):
         logging.getLogger(quiet).setLevel(logging.ERROR)
     search, param_space, samples = _search(job, begun, past, left)
@@ -333,7 +343,7 @@ def _name(trial: Any) -> str:
 def _search(job: Job, begun: list[Trial], past: Past, left: int) -> tuple[Any, dict[str, Any], int]:
     """Tune's search, its parameter space and its number of samples, for the trials that are left."""
     population = job.space.scheduler.kind == "pbt"
-    shared = {"sweep": str(job.folder), "metric": METRICS[job.space.metric].report, "population": population}
+    shared = {"sweep": str(job.folder), "start": job.start, "metric": METRICS[job.space.metric].report, "population": population}
     if job.space.search == "bayesian":
         return Suggestions(job.folder, job.space, shared, begun=begun, past=past, seed=job.tune.seed), {}, left
     given = {trial.id: trial.settings for trial in begun}
@@ -389,12 +399,12 @@ def _best_yaml(job: Job, found: Sweep) -> str:
 def _result(job: Job, found: Sweep, reason: str | None) -> dict[str, Any]:
     best = found.best()
     counts = found.counts()
-    steps = sum(row.step for row in found.rows)
+    steps = sum(row.spent_steps for row in found.rows)
     status = "interrupted" if reason == INTERRUPTED else "ended_by_budget" if reason else "finished"
     return {
         "status": status, "sweep": str(job.folder), "ended_by": reason, "trials": counts | {"planned": job.space.num_trials},
         "metric": found.metric, "best_trial": best.id if best else None, "best_value": best.best_value if best else None,
-        "best_settings": best.settings if best else None, "steps": steps, "tokens": sum(row.tokens for row in found.rows),
+        "best_settings": best.settings if best else None, "steps": steps, "tokens": sum(row.spent_tokens for row in found.rows),
         "share_of_full_grid": steps / job.full_steps, "device_hours": sum(row.device_hours for row in found.rows),
         "best_config": str(job.folder / BEST_FILE) if best else None, "page": str(job.folder / PAGE_FILE),
         "table": str(job.folder / PARQUET_FILE),

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ..config import load_config
 from ..training.metrics import METRICS_FILE, Report, read_reports
-from ..training.trials import Trial, read_trials, run_folder
+from ..training.trials import Trial, read_trials, run_folder, spent
 from .run_folder import reports_that_count
 
 SPACE_FILE, STATE_FILE, PARQUET_FILE = "space.json", "state.json", "sweep.parquet"
@@ -37,6 +37,9 @@ class Row:
     """The metric of the last validation."""
     best_value: float | None
     best_step: int | None
+    spent_steps: int
+    """Steps trained in all, with those that were thrown away when pbt replaced the weights, or trained again after a stop."""
+    spent_tokens: int
     device_hours: float
     curve: list[tuple[int, int, float]]
     """(step, tokens, metric) of each validation."""
@@ -80,7 +83,8 @@ def read_sweep(folder: Path) -> Sweep:
 
 def _row(folder: Path, trial: Trial, metric: str) -> Row:
     run = run_folder(folder, trial.id)
-    reports = reports_that_count(read_reports(run / METRICS_FILE))
+    written = read_reports(run / METRICS_FILE)
+    reports, (steps, tokens, seconds) = reports_that_count(written), spent(written)
     measured = [report for report in reports if report["kind"] == "eval" and report.get(FIGURES[metric]) is not None]
     curve = [(int(report["step"]), int(report["tokens"]), float(report[FIGURES[metric]])) for report in measured]
     pick = max if metric == "val_accuracy" else min
@@ -89,18 +93,18 @@ def _row(folder: Path, trial: Trial, metric: str) -> Row:
     return Row(
         trial.id, trial.settings, trial.status if trial.has_ended else "unfinished", trial.error, last.get("step", 0),
         last.get("total_steps"), last.get("tokens", 0), curve[-1][2] if curve else None, best[2] if best else None,
-        best[0] if best else None, _device_hours(run, reports, last), curve,
+        best[0] if best else None, steps, tokens, _device_hours(run, reports, seconds), curve,
     )
 
 
-def _device_hours(run: Path, reports: list[Report], last: Report) -> float:
-    """GPU-hours, or CPU-hours without a GPU, as the run itself counts them at its end."""
+def _device_hours(run: Path, reports: list[Report], seconds: float) -> float:
+    """GPU-hours, or CPU-hours without a GPU."""
     start = next((report for report in reports if report["kind"] == "start"), None)
-    if start is None or not last:
+    if start is None:
         return 0.0
     cluster = load_config(run / "config.yaml").cluster
     per_worker = cluster.cpus_per_worker if start["device"] == "cpu" else cluster.gpus_per_worker
-    return float(last["elapsed_s"]) * int(start["world_size"]) * per_worker / 3600.0
+    return seconds * int(start["world_size"]) * per_worker / 3600.0
 
 
 def write_parquet(sweep: Sweep) -> Path:
@@ -109,7 +113,7 @@ def write_parquet(sweep: Sweep) -> Path:
     for path in sweep.domains:
         values = [row.settings[path] for row in sweep.rows]
         columns[path] = [json.dumps(value) if isinstance(value, list) else value for value in values]
-    for name in ("status", "step", "total_steps", "tokens"):
+    for name in ("status", "step", "total_steps", "tokens", "spent_steps", "spent_tokens"):
         columns[name] = [getattr(row, name) for row in sweep.rows]
     columns |= {
         sweep.metric: [row.value for row in sweep.rows], f"best_{sweep.metric}": [row.best_value for row in sweep.rows],

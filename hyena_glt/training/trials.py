@@ -10,7 +10,7 @@ A trial's file is written before its first step and when it has ended, so a swee
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,8 @@ from typing import Any, Literal
 from ..config import Config, config_from_dict, config_to_dict
 from ..errors import CheckpointError
 from ..files import atomic_write
+from .metrics import Report
+from .orders import OWNER_FILE
 
 TRIALS = "trials"
 Status = Literal["pending", "running", "finished", "stopped", "failed"]
@@ -70,6 +72,25 @@ def read_trial(sweep: Path, trial: str) -> Trial:
 def read_trials(sweep: Path) -> list[Trial]:
     """All trials that a sweep has begun or planned, in order."""
     return [read_trial(sweep, path.stem) for path in sorted((sweep / TRIALS).glob("[0-9]*.json"))]
+
+
+def owns(sweep: Path, start: str) -> bool:
+    """Whether the sweep folder still belongs to the start of that name: actors can outlive a killed driver for some seconds."""
+    path = sweep / OWNER_FILE
+    return path.exists() and path.read_text() == start
+
+
+def spent(reports: Sequence[Report]) -> tuple[int, int, float]:
+    """(Optimizer steps, tokens, wall seconds) that all starts of a run took, with what was thrown away or trained again."""
+    steps, tokens, seconds, first = 0, 0, 0.0, None
+    for report, following in zip(reports, [*reports[1:], None], strict=True):
+        if report["kind"] == "start":
+            first = report
+        if first and "elapsed_s" in report and (following is None or following["kind"] in ("start", "adopted")):
+            steps += report["step"] - first["step"]
+            tokens += report["tokens"] - first["tokens"]
+            seconds += report["elapsed_s"] - first["elapsed_s"]
+    return steps, tokens, seconds
 
 
 def change_trial(sweep: Path, trial: str, **values: Any) -> Trial:
