@@ -249,8 +249,10 @@ def _debug_data(args: Namespace) -> Result:
 
 def _pretrain(args: Namespace) -> Result:
     cfg = _config(args)
+    if args.sweep and args.mode == "init_only":
+        raise ConfigError("--mode init_only builds one model, and --sweep trains many; keep one")
     if args.sweep:
-        return _sweep(args)
+        return _sweep(args)  # the same search, by another name
     from pipelines.pretrain import pretrain
 
     return pretrain(cfg, init_only=args.mode == "init_only", dry_run=args.dry_run)

@@ -124,19 +124,26 @@ def test_debug_data(pipeline, capsys):
     called.assert_called_once_with(load_config("small_model.yaml", ["training.seed=5"]), batches=3, step_ms=12.5)
 
 
+@pytest.mark.parametrize("words", [["sweep", "--space", "mixers"], ["pretrain", "--sweep", "mixers"]])
+def test_sweep(pipeline, capsys, words):
+    called = pipeline("sweep", "sweep", {"status": "finished"})
+    assert run(capsys, *words, "small_model.yaml", "--dry-run")[0] == 0
+    called.assert_called_once_with(load_config("small_model.yaml", ["tune.space=mixers"]), dry_run=True)
+
+
 # config
 
 
 def test_config_check_lists_what_would_stop(capsys):
-    status, result, err = run(capsys, "config", "check", "compression.method=fp16", "output.format=hdf5", "tune.space=lr")
+    status, result, err = run(capsys, "config", "check", "compression.method=fp16", "output.format=hdf5", "tune.output_dir=gs://x")
     assert status == 0
     assert result["not_built"] == {
         "pretrain": ["compression.method: fp16 is not built yet; remove it"],
-        "sweep": ["tune.space: lr is not built yet, nor are other sweeps; remove it"],
+        "sweep": ["tune.output_dir: object stores and other remote places (gs://x) are not built yet; give a local path"],
     }
     assert err == [
         "note: pretrain would stop: compression.method: fp16 is not built yet; remove it",
-        "note: sweep would stop: tune.space: lr is not built yet, nor are other sweeps; remove it",
+        "note: sweep would stop: tune.output_dir: object stores and other remote places (gs://x) are not built yet; give a local path",
     ]
 
 
@@ -173,7 +180,8 @@ def test_a_flag_and_a_setting_that_disagree(capsys):
         ("pretran", "unknown command pretran; did you mean pretrain?"),
         ("config chek", "unknown command config chek; did you mean config check?"),
         ("xyz", f"unknown command xyz; there are {', '.join(COMMANDS)}"),
-        ("sweep a.yaml --x", "sweep is not built yet"),
+        ("sweep a.yaml --spcae=x", "unrecognized arguments: --spcae; did you mean --space?"),
+        ("pretrain small_model.yaml --mode init_only --sweep x", "--mode init_only builds one model, and --sweep trains many; keep one"),
         ("debug-data --batches 0", "--batches must be a whole number above 0, got 0"),
         ("debug-data --step_ms x", "--step_ms must be a number of milliseconds above 0, got x"),
         ("validate-data a --max_rows -3", "--max_rows must be a whole number above 0, got -3"),

@@ -53,7 +53,7 @@ def kill_driver_when(command: Command, sweep: Path, number: int) -> dict[str, fl
     """SIGKILL to the driver once so many trials have ended; when the files of those were last written."""
     while command.process.poll() is None and len(ended(sweep)) < number:
         time.sleep(0.5)
-    assert command.process.poll() is None, "the sweep ended before it could be killed"
+    assert command.process.poll() is None, f"the sweep ended before it could be killed: {command.said()}"
     os.kill(command.process.pid, signal.SIGKILL)
     command.process.wait()
     before = {trial.id: metrics(sweep, trial.id).stat().st_mtime for trial in ended(sweep)}
