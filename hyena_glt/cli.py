@@ -113,10 +113,8 @@ def _overview() -> str:
 def _split_command(argv: list[str]) -> tuple[str, list[str]]:
     words = 2 if argv[0] == "config" else 1
     name, rest = " ".join(argv[:words]), argv[words:]
-    if name in NOT_BUILT:
-        raise ConfigError(f"{name} is not built yet")
     if name not in COMMANDS:
-        raise ConfigError(f"unknown command {name}" + (_suggest(name, [*COMMANDS, *NOT_BUILT]) or f"; there are {', '.join(COMMANDS)}"))
+        raise ConfigError(f"unknown command {name}" + (_suggest(name, list(COMMANDS)) or f"; there are {', '.join(COMMANDS)}"))
     return name, rest
 
 
@@ -257,10 +255,21 @@ def _debug_data(args: Namespace) -> Result:
 
 def _pretrain(args: Namespace) -> Result:
     cfg = _config(args)
+    if args.sweep and args.mode == "init_only":
+        raise ConfigError("--mode init_only builds one model, and --sweep trains many; keep one")
+    if args.sweep:
+        return _sweep(args)  # the same search, by another name
     from pipelines.pretrain import pretrain
 
-    probe = {"probe_steps": _whole("--probe_steps", args.probe_steps)} if args.probe_steps else {}
-    return pretrain(cfg, init_only=args.mode == "init_only", dry_run=args.dry_run, **probe)
+    probe_steps = _whole("--probe_steps", args.probe_steps) if args.probe_steps else None
+    return pretrain(cfg, init_only=args.mode == "init_only", dry_run=args.dry_run, probe_steps=probe_steps)
+
+
+def _sweep(args: Namespace) -> Result:
+    cfg = _config(args)
+    from pipelines.sweep import sweep
+
+    return sweep(cfg, dry_run=args.dry_run)
 
 
 def _evaluate(args: Namespace) -> Result:
@@ -342,6 +351,18 @@ COMMANDS: dict[str, Command] = {
             Flag("--output_dir", "the run folder", sets="training.output_dir"),
             Flag("--mode", "init_only: build the model, print its size, save it, and stop", choices=("train", "init_only")),
             Flag("--probe_steps", "steps by which --dry-run times the run; default: 20; 0: none"),
+            Flag("--sweep", "run a sweep instead, over that search space; the same as `hyena-glt sweep --space`", sets="tune.space"),
+        ),
+        has_dry_run=True,
+    ),
+    "sweep": Command(
+        "train many trials with other settings each, and find the best",
+        _sweep,
+        _CONFIG,
+        (
+            Flag("--space", "the name of a search space, or the path of a YAML file", sets="tune.space"),
+            Flag("--num_trials", "trials in all", sets="tune.num_trials"),
+            Flag("--output_dir", "the sweep folder", sets="tune.output_dir"),
         ),
         has_dry_run=True,
     ),
@@ -365,9 +386,6 @@ COMMANDS: dict[str, Command] = {
     "config check": Command("check settings without running anything", _check, _CONFIG),
     "config show": Command("print the resolved settings as YAML", _show, _CONFIG),
 }
-
-NOT_BUILT = ("sweep",)
-
 
 if __name__ == "__main__":
     sys.exit(main())

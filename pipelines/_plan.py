@@ -61,7 +61,7 @@ def estimate(cfg: Config, plan: Plan, *, workers: int, use_gpu: bool, steps: int
     rows = plan.rows_before(plan.total_steps)
     seconds = rows * timing.seconds_per_row + evaluations * timing.evaluation_s + saves * timing.save_s
     device = "gpu" if use_gpu else "cpu"
-    per_worker = 1 if use_gpu else cfg.cluster.cpus_per_worker
+    per_worker = cfg.cluster.gpus_per_worker if use_gpu else cfg.cluster.cpus_per_worker
     log.info(
         "about %s: %s steps at %s tokens/s (measured over %d steps), %d evaluations of %.1f s, %d checkpoints of %.1f s; starting and "
         "compiling come once on top (%.0f s)",

@@ -52,9 +52,10 @@ from hyena_glt.training.checkpoint import (
     resolve_checkpoint,
 )
 from hyena_glt.training.feed import Course
-from hyena_glt.training.launch import choose_workers, train_on_ray
+from hyena_glt.training.launch import choose_workers, require_own_gpus, train_on_ray
 from hyena_glt.training.metrics import METRICS_FILE, last_reports
-from hyena_glt.training.plan import Plan, make_plan
+from hyena_glt.training.orders import Orders
+from hyena_glt.training.plan import Plan, plan_run
 from hyena_glt.training.precision import choose_precision
 from hyena_glt.training.progress import progress_bar
 
@@ -72,10 +73,12 @@ FREE_SETTINGS = (
 log = logging.getLogger(__name__)
 
 
-def pretrain(cfg: Config, *, init_only: bool = False, dry_run: bool = False, probe_steps: int = PROBE_STEPS) -> dict[str, Any]:
-    """Train a model as `cfg` says, going on where an earlier start of the same run ended.
+def pretrain(
+    cfg: Config, *, init_only: bool = False, dry_run: bool = False, probe_steps: int | None = None, orders: Orders | None = None
+) -> dict[str, Any]:
+    """Train a model as `cfg` says, going on where an earlier start of the same run ended. `orders` lets a sweep hold or stop it.
 
-    `dry_run` says instead what would happen, and by `probe_steps` real steps (0: none) how long it would take.
+    `dry_run` says instead what would happen, and by `probe_steps` real steps (default: 20; 0: none) how long it would take.
 
     Returns the result that the command line prints: status, run, steps, tokens, losses, checkpoint, hours.
     Raises ConfigError, DataError, CheckpointError or ClusterError, before anything starts where that is possible.
@@ -87,24 +90,25 @@ def pretrain(cfg: Config, *, init_only: bool = False, dry_run: bool = False, pro
     run = Path(str(cfg.training.output_dir))
     info = earlier_start(cfg, run, mixture.checksum())
     with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
-        workers, use_gpu = _workers(cfg)
-        plan = make_plan(
-            cfg.training, cfg.curriculum, world_size=workers, num_rows=mixture.num_rows, width=mixture.width,
-            padding_share=mixture.padding_share, global_rows=info.global_rows if info else None, moves=info.progress.moves if info else {},
-        )
+        workers, use_gpu = workers_on_cluster(cfg)
+        moves, global_rows = (info.progress.moves, info.global_rows) if info else ({}, None)
+        plan = plan_run(cfg, mixture, world_size=workers, global_rows=global_rows, moves=moves)
         if not use_gpu:
             choose_precision(cfg.hardware, "cpu")
         domains = planned_domains(cfg, plan, mixture)
         _announce(cfg, plan, run, use_gpu, info, domains)
         if dry_run:
             planned = _dry_result(cfg, plan, mixture, use_gpu) | {"domains": domains}
-            return planned | (estimate(cfg, plan, workers=workers, use_gpu=use_gpu, steps=probe_steps) if probe_steps else {})
+            steps = PROBE_STEPS if probe_steps is None else probe_steps
+            return planned | (estimate(cfg, plan, workers=workers, use_gpu=use_gpu, steps=steps) if steps else {})
         if info and _has_ended(info.progress, plan):
             log.warning("this run has ended already; its result follows. A longer run or more patience goes on")
             return run_result(run)
         _claim(cfg, run, mixture)
         with progress_bar(run, total_steps=plan.total_steps):
-            train_on_ray(cfg, run, workers=workers, use_gpu=use_gpu, bytes_needed=_bytes_needed(cfg, plan, mixture, use_gpu))
+            train_on_ray(
+                cfg, run, workers=workers, use_gpu=use_gpu, bytes_needed=_bytes_needed(cfg, plan, mixture, use_gpu), orders=orders,
+            )
     return run_result(run)
 
 
@@ -257,11 +261,12 @@ def _bytes_needed(cfg: Config, plan: Plan, mixture: Mixture, use_gpu: bool) -> C
     return bytes_of
 
 
-def _workers(cfg: Config) -> tuple[int, bool]:
+def workers_on_cluster(cfg: Config) -> tuple[int, bool]:
     """Number of workers and whether they use GPUs; ClusterError if the cluster has fewer GPUs than asked for."""
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
     workers, use_gpu = choose_workers(cfg, num_gpus=num_gpus)
-    if use_gpu and workers > num_gpus:
+    require_own_gpus(cfg, workers=workers, use_gpu=use_gpu)
+    if use_gpu and workers * cfg.cluster.gpus_per_worker > num_gpus:
         raise ClusterError(f"{workers} GPUs are asked for (hardware.num_gpus, cluster.train_workers), and this cluster has {num_gpus}")
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if workers * cfg.cluster.cpus_per_worker > cpus:

@@ -45,6 +45,10 @@ class Command:
         assert self.process.wait() == 0, self._stderr.read_text()[-2000:]
         return json.loads(self._stdout.read_text().splitlines()[-1])
 
+    def said(self) -> str:
+        """The end of what the command has said on stderr so far."""
+        return self._stderr.read_text()[-2000:]
+
     def error(self) -> str:
         """Wait for the end; the last line that a run that failed says."""
         assert self.process.wait() == 1, self._stdout.read_text()

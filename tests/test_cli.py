@@ -62,14 +62,14 @@ def test_pretrain(pipeline, capsys, flags):
     called = pipeline("pretrain", "pretrain", {"status": "ok"})
     assert run(capsys, "pretrain", *flags, "training.seed=5")[0] == 0
     called.assert_called_once_with(
-        load_config("small_model.yaml", ["training.output_dir=runs/é", "training.seed=5"]), init_only=False, dry_run=False
+        load_config("small_model.yaml", ["training.output_dir=runs/é", "training.seed=5"]), init_only=False, dry_run=False, probe_steps=None,
     )
 
 
 def test_pretrain_init_only_without_a_file(pipeline, capsys):
     called = pipeline("pretrain", "pretrain", {"parameters": 9})
     assert run(capsys, "pretrain", "--mode", "init_only", "model.num_layers=2")[:2] == (0, {"parameters": 9})
-    called.assert_called_once_with(load_config(overrides=["model.num_layers=2"]), init_only=True, dry_run=False)
+    called.assert_called_once_with(load_config(overrides=["model.num_layers=2"]), init_only=True, dry_run=False, probe_steps=None)
 
 
 def test_evaluate(pipeline, capsys):
@@ -124,19 +124,26 @@ def test_debug_data(pipeline, capsys):
     called.assert_called_once_with(load_config("small_model.yaml", ["training.seed=5"]), batches=3, step_ms=12.5)
 
 
+@pytest.mark.parametrize("words", [["sweep", "--space", "mixers"], ["pretrain", "--sweep", "mixers"]])
+def test_sweep(pipeline, capsys, words):
+    called = pipeline("sweep", "sweep", {"status": "finished"})
+    assert run(capsys, *words, "small_model.yaml", "--dry-run")[0] == 0
+    called.assert_called_once_with(load_config("small_model.yaml", ["tune.space=mixers"]), dry_run=True)
+
+
 # config
 
 
 def test_config_check_lists_what_would_stop(capsys):
-    status, result, err = run(capsys, "config", "check", "compression.method=fp16", "output.format=hdf5", "tune.space=lr")
+    status, result, err = run(capsys, "config", "check", "compression.method=fp16", "output.format=hdf5", "tune.output_dir=gs://x")
     assert status == 0
     assert result["not_built"] == {
         "pretrain": ["compression.method: fp16 is not built yet; remove it"],
-        "sweep": ["tune.space: lr is not built yet, nor are other sweeps; remove it"],
+        "sweep": ["tune.output_dir: object stores and other remote places (gs://x) are not built yet; give a local path"],
     }
     assert err == [
         "note: pretrain would stop: compression.method: fp16 is not built yet; remove it",
-        "note: sweep would stop: tune.space: lr is not built yet, nor are other sweeps; remove it",
+        "note: sweep would stop: tune.output_dir: object stores and other remote places (gs://x) are not built yet; give a local path",
     ]
 
 
@@ -173,7 +180,8 @@ def test_a_flag_and_a_setting_that_disagree(capsys):
         ("pretran", "unknown command pretran; did you mean pretrain?"),
         ("config chek", "unknown command config chek; did you mean config check?"),
         ("xyz", f"unknown command xyz; there are {', '.join(COMMANDS)}"),
-        ("sweep a.yaml --x", "sweep is not built yet"),
+        ("sweep a.yaml --spcae=x", "unrecognized arguments: --spcae; did you mean --space?"),
+        ("pretrain small_model.yaml --mode init_only --sweep x", "--mode init_only builds one model, and --sweep trains many; keep one"),
         ("debug-data --batches 0", "--batches must be a whole number above 0, got 0"),
         ("debug-data --step_ms x", "--step_ms must be a number of milliseconds above 0, got x"),
         ("validate-data a --max_rows -3", "--max_rows must be a whole number above 0, got -3"),
@@ -224,7 +232,7 @@ def test_a_bug_keeps_its_traceback(pipeline):
 def test_what_a_pipeline_prints_goes_to_stderr(monkeypatch, capsys):
     module = importlib.import_module("pipelines.pretrain")
 
-    def chatty(cfg: Config, *, init_only: bool, dry_run: bool) -> dict:
+    def chatty(cfg: Config, *, init_only: bool, dry_run: bool, probe_steps: int | None) -> dict:
         print("chatter")
         return {"status": "ok"}
 

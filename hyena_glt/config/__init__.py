@@ -32,8 +32,8 @@ from .tree import (
     TasksConfig,
     TokenizationConfig,
     TrainingConfig,
-    TuneConfig,
 )
+from .tuning import TuneConfig
 from .unbuilt import Stage, TaskConfig, active_tasks, not_built, only_task, require_built
 
 __all__ = [

@@ -11,6 +11,7 @@ from typing import Literal
 from .preprocessing import PreprocessingConfig
 from .recipe import CurriculumConfig, ScheduleKind, StageConfig
 from .rules import above_zero, at_least, fraction, require, share, unused
+from .tuning import TuneConfig
 
 MixerKind = Literal["hyena", "se", "mr", "li", "attention"]
 
@@ -420,6 +421,8 @@ class ClusterConfig:
     """Training workers, or [min, max]; default: one a GPU, or one if there is none."""
     cpus_per_worker: int = 1
     """CPUs (and torch threads, without a GPU) of a training worker."""
+    gpus_per_worker: float = 1.0
+    """GPUs of a training worker, where there are any; a fraction lets the trials of a sweep share one."""
     max_failures: int = 3
     """Restarts from the last checkpoint after a worker or node was lost."""
     num_cpus: int | None = None
@@ -430,17 +433,10 @@ class ClusterConfig:
         low, high = workers if isinstance(workers, tuple) else (workers or 1, workers or 1)
         require(
             (workers != 0 and 1 <= low <= high, f"train_workers must be a number from 1 or [min, max], got {workers}"),
+            (0 < self.gpus_per_worker <= 1, f"gpus_per_worker must be above 0 and at most 1, got {self.gpus_per_worker}"),
             *at_least(1, self, "cpus_per_worker", "num_cpus"),
             *at_least(0, self, "max_failures"),
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TuneConfig:
-    """Not built yet: sweeps."""
-
-    space: str | None = None
-    """A search space in `tune_spaces/`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

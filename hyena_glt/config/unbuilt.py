@@ -62,8 +62,7 @@ def _pretrain(cfg: Config) -> Iterator[str]:
 
 
 def _sweep(cfg: Config) -> Iterator[str]:
-    if cfg.tune is not None and cfg.tune.space is not None:
-        yield f"tune.space: {cfg.tune.space} is not built yet, nor are other sweeps; remove it"
+    yield from _remote("tune.output_dir", cfg.tune.output_dir if cfg.tune else None)
 
 
 def _remote(setting: str, path: str | None) -> Iterator[str]:

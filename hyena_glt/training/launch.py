@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import shutil
 import signal
 import threading
@@ -20,11 +19,11 @@ from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ..config import Config, config_from_dict, config_to_dict
-from ..errors import ClusterError, HyenaError
-from .checkpoint import atomic_write
+from ..errors import ClusterError, ConfigError, HyenaError
 from .loop import train
+from .orders import Orders
 from .probe import Timing, probe, read_timing
-from .worker import OWNER_FILE, STOP, ray_worker
+from .worker import ray_worker
 
 RAY_FOLDER = ".ray"
 """Ray Train's own bookkeeping inside the run folder; checkpoints are ours, so nothing in it is needed to go on."""
@@ -46,16 +45,29 @@ def choose_workers(cfg: Config, *, num_gpus: int) -> tuple[int, bool]:
     return workers or max(1, wanted), wanted > 0
 
 
-def train_on_ray(cfg: Config, run: Path, *, workers: int, use_gpu: bool, bytes_needed: Callable[[int], int]) -> None:
+def require_own_gpus(cfg: Config, *, workers: int, use_gpu: bool) -> None:
+    """ConfigError where two workers of one run could get the same GPU and talk by nccl, which refuses that."""
+    share = cfg.cluster.gpus_per_worker
+    if use_gpu and workers > 1 and share <= 0.5 and cfg.hardware.distributed_backend != "gloo":
+        raise ConfigError(
+            f"cluster.gpus_per_worker: with {share:g} several of a run's {workers} workers may get one GPU, over which nccl cannot sum; "
+            f"let a run have one worker (hardware.num_gpus: 1), or set hardware.distributed_backend to gloo"
+        )
+
+
+def train_on_ray(
+    cfg: Config, run: Path, *, workers: int, use_gpu: bool, bytes_needed: Callable[[int], int], orders: Orders | None = None
+) -> None:
     """Train until the run has ended; ClusterError if workers fail more often than `cluster.max_failures`.
 
     Restarts are made here and not by Ray Train, because bad data or a bad setting would fail the same way each time. Where a worker runs
     out of memory the next start has smaller micro-batches and more of them; `bytes_needed` estimates what `batch_size` rows take.
+    `orders` lets another thread hold or stop the run.
     """
-    attempt = 0
+    orders, attempt = orders or Orders(run), 0
     while True:
         try:
-            _fit_once(cfg, run, workers=workers, use_gpu=use_gpu)
+            _fit_once(cfg, run, orders, workers=workers, use_gpu=use_gpu)
             return
         except ray.train.WorkerGroupError as error:
             _raise_if_ours(error)
@@ -108,23 +120,22 @@ def _with_smaller_batches(cfg: Config, bytes_needed: Callable[[int], int], reaso
 def probe_on_ray(cfg: Config, run: Path, *, workers: int, use_gpu: bool, steps: int) -> Timing:
     """Time `steps` steps in a folder that holds no run; ClusterError where the workers fail."""
     try:
-        _fit_once(cfg, run, workers=workers, use_gpu=use_gpu, probe_steps=steps)
+        _fit_once(cfg, run, Orders(run), workers=workers, use_gpu=use_gpu, probe_steps=steps)
     except ray.train.WorkerGroupError as error:
         _raise_if_ours(error)
         raise ClusterError(f"the probe of {steps} steps failed: {_first_reason(error)}") from error
     return read_timing(run)
 
 
-def _fit_once(cfg: Config, run: Path, *, workers: int, use_gpu: bool, probe_steps: int | None = None) -> None:
-    storage, token = run / RAY_FOLDER, secrets.token_hex(8)
-    atomic_write(run / OWNER_FILE, token)
+def _fit_once(cfg: Config, run: Path, orders: Orders, *, workers: int, use_gpu: bool, probe_steps: int | None = None) -> None:
+    storage, token = run / RAY_FOLDER, orders.start()
     trainer = TorchTrainer(
         _train_on_worker,
         train_loop_config={"config": config_to_dict(cfg), "run": str(run), "token": token, "probe_steps": probe_steps},
         torch_config=TorchConfig(backend=_backend(cfg, use_gpu)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=use_gpu,
-            resources_per_worker={"CPU": cfg.cluster.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+            resources_per_worker={"CPU": cfg.cluster.cpus_per_worker} | ({"GPU": cfg.cluster.gpus_per_worker} if use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
             name=token, storage_path=str(storage),
@@ -134,8 +145,8 @@ def _fit_once(cfg: Config, run: Path, *, workers: int, use_gpu: bool, probe_step
         ),
     )
     try:
-        with _stop_on_interrupt(lambda: atomic_write(run / OWNER_FILE, f"{token} {STOP}")):
-            _in_thread(trainer.fit)
+        with stop_on_interrupt(orders.stop):
+            in_thread(trainer.fit)
     finally:
         shutil.rmtree(storage, ignore_errors=True)
 
@@ -165,7 +176,7 @@ def _train_on_worker(settings: dict[str, Any]) -> None:
         train(cfg, worker)
 
 
-def _in_thread(function: Callable[[], object]) -> None:
+def in_thread(function: Callable[[], object]) -> None:
     """Run `function` beside the main thread, which stays free for signals and does not hand them to Ray Train."""
     outcome: list[BaseException] = []
 
@@ -184,7 +195,7 @@ def _in_thread(function: Callable[[], object]) -> None:
 
 
 @contextmanager
-def _stop_on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
+def stop_on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
     """The first SIGINT or SIGTERM asks the workers, by `stop`, to save and end; a second one acts as usual."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -87,7 +87,7 @@ def take_step(run: Run, rate: float) -> bool:
         batches = run.feed.next_step()
     domain_tokens = (sum(of_domain) for of_domain in zip(*(b.domain_tokens for b in batches), strict=True))
     weight, stop, *tokens = run.worker.sum(
-        sum(b.total_weight for b in batches), float(run.worker.stop_requested()), *domain_tokens
+        sum(b.total_weight for b in batches), float(run.worker.stop_requested(run.progress.step)), *domain_tokens
     ).tolist()
     run.engine.set_rate(rate)
     run.engine.scale_loss(run.progress.loss_scale)
@@ -341,7 +341,7 @@ def _start_report(run: Run) -> None:
 
 def _end_report(run: Run) -> None:
     kind = "gpu_hours" if run.worker.device.type == "cuda" else "cpu_hours"
-    per_worker = 1 if run.worker.device.type == "cuda" else run.cfg.cluster.cpus_per_worker
+    per_worker = run.cfg.cluster.gpus_per_worker if run.worker.device.type == "cuda" else run.cfg.cluster.cpus_per_worker
     report = _position(run, "end") | {"reason": run.progress.stopped_by, kind: run.worker_seconds() * per_worker / 3600.0}
     run.write(report)
     run.worker.report(report)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ..config.recipe import CurriculumConfig
-from ..config.tree import TrainingConfig
+from ..config.tree import Config, TrainingConfig
+from ..data.mixture import Mixture
 from ..errors import ConfigError
 from .timeline import Moves, Sizes, Stage, Stretch, Timeline, limits_given, make_timeline
 
@@ -48,6 +49,11 @@ class Plan:
     def tokens_per_step(self) -> int:
         """Positions in a full global batch, padding included."""
         return self.global_rows * self.width
+
+    @property
+    def total_tokens(self) -> int:
+        """Positions in all steps, padding included."""
+        return self.rows_before(self.total_steps) * self.width
 
     def stretch(self, step: int) -> Stretch:
         """The stretch of the step after `step` done ones; the last one behind the end."""
@@ -125,6 +131,16 @@ def make_plan(
     for stretch in timeline.stretches:
         plan.micro_batch(stretch.rows)
     return plan
+
+
+def plan_run(
+    cfg: Config, mixture: Mixture, *, world_size: int, global_rows: int | None = None, moves: Moves | None = None
+) -> Plan:
+    """`make_plan` for the data of a run."""
+    return make_plan(
+        cfg.training, cfg.curriculum, world_size=world_size, num_rows=mixture.num_rows, width=mixture.width,
+        padding_share=mixture.padding_share, global_rows=global_rows, moves=moves,
+    )
 
 
 def _notes(timeline: Timeline, global_rows: int, num_rows: int, width: int, padding_share: float) -> list[str]:

@@ -22,9 +22,8 @@ from .checkpoint import WEIGHTS_FILE, CheckpointInfo, Progress, newest_whole, re
 from .engine import Engine, build_engine, make_universal
 from .feed import Course, Feed
 from .metrics import Meter, Report, RunLog
-from .plan import Plan, make_plan
+from .plan import Plan, plan_run
 from .precision import choose_precision, initial_loss_scale
-from .timeline import Moves
 from .worker import Worker
 
 
@@ -60,7 +59,9 @@ class Run:
 
     def replan(self) -> Plan:
         """The plan with what plateaus have moved so far."""
-        return make_run_plan(self.cfg, self.worker, self.mixture, self.plan.global_rows, self.progress.moves)
+        return plan_run(
+            self.cfg, self.mixture, world_size=self.worker.world_size, global_rows=self.plan.global_rows, moves=self.progress.moves
+        )
 
     def close(self) -> None:
         """End the loader's processes and the logs."""
@@ -76,8 +77,8 @@ def prepare(cfg: Config, worker: Worker, rolled_back: Progress | None = None) ->
     warnings: list[str] = []
     found = newest_whole(worker.run, warnings)
     info = read_info(found) if found else None
-    moves = info.progress.moves if info else {}
-    plan = make_run_plan(cfg, worker, mixture, info.global_rows if info else None, moves)
+    moves, global_rows = (info.progress.moves, info.global_rows) if info else ({}, None)
+    plan = plan_run(cfg, mixture, world_size=worker.world_size, global_rows=global_rows, moves=moves)
     precision = choose_precision(cfg.hardware, worker.device.type)
     model = initial_model(cfg, vocab_size=mixture.tokenizer.vocab_size, causal=objective.causal, start=found)
     num_parameters = sum(p.numel() for p in model.parameters())
@@ -91,13 +92,6 @@ def prepare(cfg: Config, worker: Worker, rolled_back: Progress | None = None) ->
     for warning in warnings:
         run.write({"kind": "warning", "step": progress.step, "message": warning})
     return run
-
-
-def make_run_plan(cfg: Config, worker: Worker, mixture: Mixture, global_rows: int | None, moves: Moves) -> Plan:
-    return make_plan(
-        cfg.training, cfg.curriculum, world_size=worker.world_size, num_rows=mixture.num_rows, width=mixture.width,
-        padding_share=mixture.padding_share, global_rows=global_rows, moves=moves,
-    )
 
 
 def _open_feed(cfg: Config, worker: Worker, plan: Plan, mixture: Mixture, objective: Objective, progress: Progress) -> Feed:

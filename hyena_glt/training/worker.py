@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,9 @@ import torch.distributed as dist
 
 from ..errors import ClusterError
 from .metrics import Report
+from .orders import OWNER_FILE, STOP, held_at
 
-OWNER_FILE = ".owner"
-"""Names the start that a run folder belongs to, and whether it shall stop: `<token>` or `<token> stop`. The driver writes it."""
-STOP = "stop"
+HOLD_POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +47,21 @@ class Worker:
         """Wait for all workers."""
         dist.barrier()
 
-    def stop_requested(self) -> bool:
-        """Whether the driver was interrupted; only rank 0 looks.
+    def stop_requested(self, step: int = 0) -> bool:
+        """Whether the driver wants the run to stop; only rank 0 looks. Waits where it holds the run at `step` done steps.
 
         Raises ClusterError where the folder was taken over by a later start: workers can outlive a killed driver for some
         seconds, and must not write into what another start goes on with.
         """
         if not self.leads:
             return False
-        owner, _, order = (self.run / OWNER_FILE).read_text().strip().partition(" ")
-        if owner != self.token:
-            raise ClusterError(f"{self.run} was taken over by a later start of this run")
-        return order == STOP
+        while True:
+            owner, _, order = (self.run / OWNER_FILE).read_text().strip().partition(" ")
+            if owner != self.token:
+                raise ClusterError(f"{self.run} was taken over by a later start of this run")
+            if not held_at(order, step):
+                return order == STOP
+            time.sleep(HOLD_POLL_S)
 
     def report(self, report: Report) -> None:
         """Hand plain numbers to Ray Train, for its dashboard and for Tune. A barrier: every rank must call it."""

@@ -39,7 +39,11 @@ from hyena_glt.errors import ConfigError
             "pretrain",
             "training.init_from: object stores and other remote places (s3://b/run) are not built yet; give a local path",
         ),
-        ("tune.space=learning_rate", "sweep", "tune.space: learning_rate is not built yet, nor are other sweeps; remove it"),
+        (
+            "tune.output_dir=s3://b/sweep",
+            "sweep",
+            "tune.output_dir: object stores and other remote places (s3://b/sweep) are not built yet; give a local path",
+        ),
     ],
 )
 def test_stops_the_pipeline_that_needs_it(override, stage, sentence):

@@ -10,7 +10,8 @@ from hyena_glt.config import load_config
 from hyena_glt.training.checkpoint import Progress
 from hyena_glt.training.loop import train
 from hyena_glt.training.metrics import METRICS_FILE, read_reports
-from hyena_glt.training.worker import OWNER_FILE, Worker
+from hyena_glt.training.orders import OWNER_FILE
+from hyena_glt.training.worker import Worker
 
 
 def run(data: Path, folder: Path, *settings: str) -> Progress:

@@ -20,8 +20,9 @@ from hyena_glt.inference import load_model
 from hyena_glt.objectives import IGNORE, CausalLM, build_objective
 from hyena_glt.training.checkpoint import COMMIT_FILE, OPTIMIZER_FOLDER, read_info, resolve_checkpoint
 from hyena_glt.training.metrics import METRICS_FILE, read_reports
+from hyena_glt.training.orders import OWNER_FILE, STOP
 from hyena_glt.training.prepare import initial_model
-from hyena_glt.training.worker import OWNER_FILE, STOP, Worker
+from hyena_glt.training.worker import Worker
 from tests.tiny_run import write_lambda_data
 from tests.training.in_process import losses, run
 
@@ -162,7 +163,7 @@ def test_stop_request_saves_and_ends(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path, "training.max_steps=1")
     (tmp_path / "checkpoints" / "latest").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hyena_glt.training.worker.Worker.stop_requested", lambda worker: worker.run.joinpath(OWNER_FILE).exists())
+        patch.setattr("hyena_glt.training.worker.Worker.stop_requested", lambda worker, step: worker.run.joinpath(OWNER_FILE).exists())
         progress = run(data, tmp_path)
     assert (progress.step, progress.stopped_by) == (2, "interrupted")
     assert read_info(resolve_checkpoint(tmp_path / "checkpoints" / "latest")).progress.step == 2

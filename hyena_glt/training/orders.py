@@ -1,0 +1,56 @@
+"""What the driver of a run tells its workers while they train: go on, go on up to a step, stop. Runs on the driver.
+
+One small file in the run folder carries it, which also names the start that the folder belongs to:
+`<token>`, `<token> until N` or `<token> stop`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from pathlib import Path
+
+from ..files import atomic_write
+
+OWNER_FILE = ".owner"
+STOP, UNTIL = "stop", "until "
+
+
+class Orders:
+    """The orders for one run; `until` is the step at which its first start shall wait. Any thread may call."""
+
+    def __init__(self, run: Path, until: int | None = None) -> None:
+        self._file = run / OWNER_FILE
+        self._order = "" if until is None else f"{UNTIL}{until}"
+        self._token = ""
+        self._lock = threading.Lock()
+
+    def start(self) -> str:
+        """A new start of the run takes the folder over, under the orders given so far; returns its token."""
+        with self._lock:
+            self._token = secrets.token_hex(8)
+            self._write()
+            return self._token
+
+    def until(self, step: int) -> None:
+        """Let the run go on to `step`, and wait there."""
+        self._give(f"{UNTIL}{step}")
+
+    def stop(self) -> None:
+        """Let the run save a checkpoint and end; no later order takes that back."""
+        self._give(STOP)
+
+    def _give(self, order: str) -> None:
+        with self._lock:
+            if self._order != STOP:
+                self._order = order
+            if self._token:
+                self._write()
+
+    def _write(self) -> None:
+        atomic_write(self._file, f"{self._token} {self._order}".strip())
+
+
+def held_at(order: str, step: int) -> bool:
+    """Whether `order` holds a run that has done `step` steps."""
+    return order.startswith(UNTIL) and step >= int(order.removeprefix(UNTIL))
