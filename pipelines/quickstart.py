@@ -18,7 +18,7 @@ def quickstart(folder: Path) -> dict[str, object]:
         f"preprocessing.input_path={GENOMES}", f"output.path={folder / 'data'}", f"data.train_path={folder / 'data'}",
         f"training.output_dir={folder / 'run'}",
     ])
-    _say("1/4  FASTA -> tokenized Parquet (Ray)")
+    _say("1/4  FASTA -> tokenized Parquet (Ray Data)")
     data = preprocess(cfg)
     _say("2/4  pretraining: two workers, DeepSpeed ZeRO 1 (Ray Train)")
     run = pretrain(cfg)

@@ -62,7 +62,8 @@ def test_pretrain(pipeline, capsys, flags):
     called = pipeline("pretrain", "pretrain", {"status": "ok"})
     assert run(capsys, "pretrain", *flags, "training.seed=5")[0] == 0
     called.assert_called_once_with(
-        load_config("small_model.yaml", ["training.output_dir=runs/é", "training.seed=5"]), init_only=False, dry_run=False, probe_steps=None,
+        load_config("small_model.yaml", ["training.output_dir=runs/é", "training.seed=5"]),
+        init_only=False, dry_run=False, probe_steps=None,
     )
 
 

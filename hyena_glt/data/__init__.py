@@ -1,1 +1,1 @@
-"""From FASTA to tokenized shards on Ray, and from shards to training batches."""
+"""From FASTA to tokenized shards on Ray Data, and from shards to training batches."""

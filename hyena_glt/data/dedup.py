@@ -7,7 +7,7 @@ of its first base among all inputs' bases.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from .blocks import Block, blocks_of, drop_reasons
 from .comparison import are_among, save_array
 from .job import Job, Task
 from .scratch import SCRATCH, bases_file
-from .stages import GROUP_BASES, Row, Stage, TaskRows, result_tables, results, shuffled, task_rows
+from .stages import BLOCK_BASES, Row, result_tables, results, task_rows
 
 DIGEST_BYTES = 16
 WINDOWS_PER_BUCKET = 1_000_000
@@ -75,20 +75,22 @@ def repeated_records(records: pa.Table, digests_of: Callable[[pa.Table], np.ndar
 
 def record_digests(records: pa.Table, output: Path) -> np.ndarray:
     """uint64 [N, 2] of the letters of each record, on Ray, by tasks of neighbours with about as many bases."""
-    task_N = np.cumsum(records["length"].to_numpy()) // GROUP_BASES
+    task_N = np.cumsum(records["length"].to_numpy()) // BLOCK_BASES
     ends = [*(np.flatnonzero(np.diff(task_N)) + 1).tolist(), len(records)]
     tasks = task_rows({"first": first, "last": last} for first, last in zip([0, *ends[:-1]], ends, strict=True))
-    found = dict(results(tasks.map(digest_records, fn_kwargs={"records": records, "output": output})))
-    return split_digests(digest for first in sorted(found) for digest in found[first])
+    settings = {"records": records, "output": output}
+    found = result_tables(tasks.map_batches(digest_records, batch_size=1, batch_format="pyarrow", fn_kwargs=settings))
+    return split_digests(pa.concat_tables(found).sort_by("number")["digest"].to_pylist())
 
 
-def digest_records(task: Mapping[str, int], *, records: pa.Table, output: Path) -> tuple[int, list[bytes]]:
-    """The task's `first` record, and the digests of those from it to `last` (not included); columns file, offset, length."""
-    first, last, digests = task["first"], task["last"], []
+def digest_records(task: pa.Table, *, records: pa.Table, output: Path) -> pa.Table:
+    """The digests of the records (columns file, offset, length) from number `first` to `last` (not included) of a task's one row."""
+    first, last = task["first"][0].as_py(), task["last"][0].as_py()
+    digests = []
     for row in records.slice(first, last - first).to_pylist():
         letters = np.memmap(bases_file(output, row["file"]), np.uint8, "r", row["offset"], (row["length"],))
         digests.append(hashlib.sha256(letters).digest()[:DIGEST_BYTES])
-    return first, digests
+    return pa.table({"number": np.arange(first, last), "digest": pa.array(digests, pa.binary(DIGEST_BYTES))})
 
 
 def repeated_windows(job: Job, tasks: list[Task], done: Callable[[Task], None]) -> np.ndarray:
@@ -109,7 +111,7 @@ def repeated_windows(job: Job, tasks: list[Task], done: Callable[[Task], None]) 
     return repeats
 
 
-def keyed(tasks: TaskRows, job: ray.ObjectRef) -> Stage:
+def keyed(tasks: ray.data.Dataset, job: ray.ObjectRef) -> ray.data.Dataset:
     """Add the stage to the plan: one row a task in, the same row out when the keys of its windows are stored."""
     return tasks.map(key_task, fn_kwargs={"job": job})
 
@@ -134,7 +136,7 @@ def window_keys(block: Block) -> np.ndarray:
     return np.column_stack([sample_WK @ KEY_FACTORS, block.place_W.astype(np.uint64)])
 
 
-def digested(tasks: TaskRows, job: ray.ObjectRef, alike: ray.ObjectRef) -> Stage:
+def digested(tasks: ray.data.Dataset, job: ray.ObjectRef, alike: ray.ObjectRef) -> ray.data.Dataset:
     """Add the stage to the plan: one row a task in, the same row out when the digests of its windows at `alike` places are stored."""
     return tasks.map(digest_task, fn_kwargs={"job": job, "alike": alike})
 
@@ -167,7 +169,7 @@ def find_places(files: Sequence[Path], find: Callable[[Batch], Batch]) -> np.nda
     num_buckets, paths = -(-num_windows // WINDOWS_PER_BUCKET), [str(path) for path in files]
     if num_buckets <= 1:
         return np.sort(find(load_hashes({"path": np.array(paths)}, 1))["place"]) if files else np.empty(0, np.int64)
-    tables = result_tables(found_in(shuffled({"path": path} for path in paths), num_buckets, find))
+    tables = result_tables(found_in(task_rows({"path": path} for path in paths), num_buckets, find))
     return np.sort(np.concatenate([np.empty(0, np.int64), *(table["place"].to_numpy() for table in tables if table.num_rows)]))
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import ray
+import ray.data
 
 from ..dna import SequenceType
 from ..errors import DataError
@@ -21,7 +22,7 @@ from .scratch import SCRATCH, bases_file
 from .similarity.clusters import cluster_records
 from .similarity.fracminhash import choose_scale, distinct_pairs, hash_limit
 from .similarity.kmers import CHUNK, hash_chunks
-from .stages import Row, Stage, TaskRows, results, task_rows
+from .stages import Row, results, task_rows
 
 CLUSTER_K: dict[SequenceType, int] = {"dna": 21, "rna": 21, "protein": 6}
 """Long enough that unrelated records share few k-mers, short enough that related ones share many."""
@@ -107,7 +108,7 @@ def plan_sketches(output: Path, records: pa.Table, sequence_type: SequenceType) 
     return Sketching(output, file_N, start_N, start_N + length_N, CLUSTER_K[sequence_type], sequence_type, scale)
 
 
-def sketched(stretches: TaskRows, sketching: ray.ObjectRef) -> Stage:
+def sketched(stretches: ray.data.Dataset, sketching: ray.ObjectRef) -> ray.data.Dataset:
     """Add the stage to the plan: one row a stretch in, the same row out when its sketches are stored."""
     return stretches.map(sketch_row, fn_kwargs={"sketching": sketching})
 

@@ -6,12 +6,13 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import ray.data
 
 from ..dna import SequenceType
 from ..files import appearing, naming
@@ -19,7 +20,7 @@ from .comparison import save_array
 from .fasta import Contents, Record, Span, is_compressed, read_fasta, refuse_repeated_names
 from .inputs import STRUCTURES
 from .scratch import SCRATCH, bases_file, lower_case_file
-from .stages import Stage, TaskRows, results, task_rows
+from .stages import result_tables, task_rows
 from .storage import Location, location, size
 from .verify import file_sha256
 
@@ -93,14 +94,15 @@ def _num_bytes(part: Part) -> int:
     return part.end - part.start or size(part.path) or 0
 
 
-def pieces_of(parts: TaskRows, sequence_type: SequenceType, output: Path, find_lower_case: bool) -> Stage:
-    """Add the stage to the plan: one row a part in (Part), a table of what it has of records (PARTS) out."""
-    return parts.map(index_part, fn_kwargs={"sequence_type": sequence_type, "output": output, "find_lower_case": find_lower_case})
+def pieces_of(parts: ray.data.Dataset, sequence_type: SequenceType, output: Path, find_lower_case: bool) -> ray.data.Dataset:
+    """Add the stage to the plan: one row a part in (Part), one row for what it has of a record out (PARTS)."""
+    settings = {"sequence_type": sequence_type, "output": output, "find_lower_case": find_lower_case}
+    return parts.map_batches(index_part, batch_size=1, batch_format="pyarrow", fn_kwargs=settings)
 
 
-def index_part(part: Mapping[str, Any], *, sequence_type: SequenceType, output: Path, find_lower_case: bool = False) -> pa.Table:
-    """What one part has of records, in order; its clean letters are written and renamed."""
-    number, index, text, start, end = Part(**part)
+def index_part(part: pa.Table, *, sequence_type: SequenceType, output: Path, find_lower_case: bool = False) -> pa.Table:
+    """What one part (a table of one row) has of records, in order; its clean letters are written and renamed."""
+    number, index, text, start, end = Part(**part.to_pylist()[0])
     path, target = location(text), _part_file(output, number, index)
     with appearing(target) as unfinished, unfinished.open("wb") as sink:
         if path.name.lower().endswith(STRUCTURES):
@@ -179,12 +181,12 @@ def read_structure_file(path: Path, sequence_type: SequenceType, sink: BinaryIO)
     return Contents(records, np.empty((0, 2), np.int64))
 
 
-def _gather(stage: Stage, inputs: Mapping[str, Location], on_progress: OnProgress) -> pa.Table:
+def _gather(dataset: ray.data.Dataset, inputs: Mapping[str, Location], on_progress: OnProgress) -> pa.Table:
     """Collect what the parts have (PARTS), in order; they arrive in the order in which they are done."""
     sizes, tables, done = [size(path) or 0 for path in inputs.values()], list[pa.Table](), 0
     on_progress("reading", 0, sum(sizes))
-    for table in results(stage):
-        tables.append(table)
+    for table in result_tables(dataset):
+        tables.append(table.cast(PARTS))
         for file, part in set(zip(table["file"].to_pylist(), table["part"].to_pylist(), strict=True)):
             done += min(sizes[file] - part * PART_BYTES, PART_BYTES) if sizes[file] > PART_BYTES else sizes[file]
         on_progress("reading", min(done, sum(sizes)), sum(sizes))

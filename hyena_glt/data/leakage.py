@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import ray
+import ray.data
 
 from ..files import atomic_write
 from .blocks import Block, blocks_of
@@ -33,7 +34,7 @@ from .scratch import SCRATCH
 from .similarity.fracminhash import choose_scale, merge, sketch_rows
 from .similarity.leakage import LEAKAGE_K, NUM_HASHES, THRESHOLD, Leakage, Matches, match_windows, summarise
 from .similarity.near_duplicates import NEAR_DUPLICATE_K, similar_to_train
-from .stages import Row, Stage, TaskRows, results, task_rows
+from .stages import Row, results, task_rows
 
 MAX_HASHES = 1 << 26
 """Sampled k-mers of train, about: 512 MiB, once on each node."""
@@ -99,7 +100,7 @@ def plan_work(job: Job, tasks: Sequence[Task]) -> Work:
     )
 
 
-def sketched(tasks: TaskRows, work: ray.ObjectRef) -> Stage:
+def sketched(tasks: ray.data.Dataset, work: ray.ObjectRef) -> ray.data.Dataset:
     """Add the stage to the plan: one row a task of train in, the same row out when its sketch and signatures are stored."""
     return tasks.map(sketch_row, fn_kwargs={"work": work})
 
@@ -126,7 +127,7 @@ def store_sketch(work: Work, task: Task) -> None:
     save_signatures(work.search, task, signed)
 
 
-def matched(tasks: TaskRows, work: ray.ObjectRef, sketch: ray.ObjectRef) -> Stage:
+def matched(tasks: ray.data.Dataset, work: ray.ObjectRef, sketch: ray.ObjectRef) -> ray.data.Dataset:
     """Add the stage to the plan: one row a held-out task in, the same row out when its matches and signatures are stored.
 
     `sketch` is that of train, which the tasks of a node share.
@@ -174,7 +175,7 @@ def store_train_sketch(work: Work) -> None:
     save_array(work.train_file, merged[:size])
 
 
-def searched(buckets: TaskRows, work: ray.ObjectRef) -> Stage:
+def searched(buckets: ray.data.Dataset, work: ray.ObjectRef) -> ray.data.Dataset:
     """Add the stage to the plan: one row a bucket in, the same row out when its near-duplicates of train are stored."""
     return buckets.map(search_row, fn_kwargs={"work": work})
 

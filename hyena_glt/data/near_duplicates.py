@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import ray
+import ray.data
 
 from ..config.preprocessing import NearDuplicatesConfig
 from .comparison import (
@@ -27,7 +28,7 @@ from .job import Job, Task
 from .scratch import SCRATCH
 from .similarity.fracminhash import distinct_pairs
 from .similarity.near_duplicates import NEAR_DUPLICATE_K, decide, shares_key, similar_pairs
-from .stages import Row, Stage, TaskRows, results, task_rows
+from .stages import Row, results, task_rows
 
 
 class Work(NamedTuple):
@@ -65,7 +66,7 @@ def plan_work(job: Job, tasks: Sequence[Task], cfg: NearDuplicatesConfig) -> Wor
     return Work(job, tasks, plan_search(job, tasks, "near_duplicates", k=k, num_hashes=cfg.num_hashes, threshold=cfg.threshold))
 
 
-def signed(tasks: TaskRows, work: ray.ObjectRef) -> Stage:
+def signed(tasks: ray.data.Dataset, work: ray.ObjectRef) -> ray.data.Dataset:
     """Add the stage to the plan: one row a task in, the same row out when its signatures are stored."""
     return tasks.map(sign_row, fn_kwargs={"work": work})
 
@@ -82,7 +83,7 @@ def store_signatures(work: Work, task: Task) -> None:
         save_signatures(work.search, task, sign_windows(work.search, work.job, task))
 
 
-def paired(buckets: TaskRows, work: ray.ObjectRef) -> Stage:
+def paired(buckets: ray.data.Dataset, work: ray.ObjectRef) -> ray.data.Dataset:
     """Add the stage to the plan: one row a bucket in, the same row out when its similar windows are stored."""
     return buckets.map(pair_row, fn_kwargs={"work": work})
 

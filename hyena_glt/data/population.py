@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import ray.data
 
 from ..config.preprocessing import VariantsConfig
 from ..config.settings import suggest
@@ -27,7 +28,7 @@ from .scratch import SCRATCH, bases_file
 from .sources.haplotypes import Edits, Lift, Region, apply_edits, parse_region
 from .sources.population import read_haplotypes
 from .sources.variants import contigs, sample_names
-from .stages import Row, Stage, TaskRows, results, task_rows
+from .stages import Row, results, task_rows
 
 SAMPLES_PER_TASK = 8
 """Samples that are built from one reading of the variants."""
@@ -152,7 +153,7 @@ def haplotype_records(blocks: Sequence[SampleBlock], output: Path, done: Callabl
     return pa.Table.from_pylist(rows, schema=RECORDS), dict(counts)
 
 
-def built(blocks: TaskRows, output: Path) -> Stage:
+def built(blocks: ray.data.Dataset, output: Path) -> ray.data.Dataset:
     """Add the stage to the plan: one row a block in, the same row out when its haplotypes are stored."""
     return blocks.map(build_block, fn_kwargs={"output": output})
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import pyarrow as pa
 import ray
+import ray.data
 
 from ..files import atomic_write, naming
 from ..tokenizers import Tokenizer
@@ -27,7 +28,7 @@ from .manifest import Dropped, Shard, canonical_json, count_dropped
 from .row_format import WEIGHT
 from .scratch import SCRATCH
 from .sources.intervals import Intervals, overlapping
-from .stages import Row, Stage, TaskRows
+from .stages import Row
 from .storage import Url, size, upload
 from .verify import file_sha256
 
@@ -46,7 +47,7 @@ class Written:
         return cls(fields["shard"] and Shard(**fields["shard"]), fields["bases"], fields["dropped"])
 
 
-def written(tasks: TaskRows, job: ray.ObjectRef) -> Stage:
+def written(tasks: ray.data.Dataset, job: ray.ObjectRef) -> ray.data.Dataset:
     """Add the stage to the plan: one row a task in, the same row with `written`, a `Written` as JSON, out."""
     return tasks.map(write_task, fn_kwargs={"job": job})
 

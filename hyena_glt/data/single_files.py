@@ -7,13 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import ray
+import ray.data
 
 from ..files import atomic_write, naming
 from .convert import write_split
 from .job import Job
 from .manifest import Manifest, Shard, SplitManifest, canonical_json
 from .scratch import SCRATCH
-from .stages import Row, Stage, TaskRows, results, task_rows
+from .stages import Row, results, task_rows
 from .storage import Url, size, upload
 from .verify import file_sha256
 
@@ -26,7 +27,7 @@ def converted_splits(job: Job, manifest: Manifest) -> dict[str, SplitManifest]:
     return {split: _read(_record(job.output, split)) for split in manifest.splits}
 
 
-def converted(splits: TaskRows, job: ray.ObjectRef, manifest: ray.ObjectRef) -> Stage:
+def converted(splits: ray.data.Dataset, job: ray.ObjectRef, manifest: ray.ObjectRef) -> ray.data.Dataset:
     """Add the stage to the plan: one row a split in, the same row out when its file stands."""
     return splits.map(convert_split, fn_kwargs={"job": job, "manifest": manifest})
 

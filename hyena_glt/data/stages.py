@@ -1,17 +1,10 @@
-"""Run a stage from the driver: Ray tasks, or Ray Data where rows are shuffled; results as they come, errors as they were raised.
-
-A stage whose rows do not meet is a function that runs on many rows. As tasks of Ray itself it takes the driver some milliseconds;
-as a dataset it took 0.2 s and more before its first row, most of a small genome's time, and the driver kept a core busy.
-"""
+"""Run a Ray Data stage from the driver: quietly, results as they come, and errors as they were raised on the worker."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
 import pyarrow as pa
 import ray
@@ -20,90 +13,33 @@ from ray.exceptions import RayError, RayTaskError
 
 from ..errors import ClusterError, HyenaError
 
-MAX_GROUPS = 4096
-"""More tasks of Ray than this cost more to keep track of than they spread the work."""
+MAX_BLOCKS = 4096
+"""Ray schedules blocks of tasks; more than this many cost more to keep track of than they spread the work."""
 
-GROUP_BASES = 1 << 24
-"""Bases of work in a task of Ray, where there are enough: a tenth of a second or more."""
+BLOCK_BASES = 1 << 25
+"""Bases of work in a block, where there are enough: about half a second."""
 
 Row = Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRows:
-    """Rows in groups: a task of Ray does those of one, one after another."""
+def task_rows(tasks: Iterable[Row], *, bases: int | None = None) -> ray.data.Dataset:
+    """A dataset with one row a task, spread so that each can run anywhere.
 
-    groups: Sequence[Sequence[Row]]
-
-    def map(self, function: Callable[..., Any], *, fn_kwargs: Mapping[str, object]) -> Stage:
-        """Add what is done to each row; nothing runs until the results are asked for."""
-        return Stage(self.groups, function, fn_kwargs)
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A function and the rows that it is for."""
-
-    groups: Sequence[Sequence[Row]]
-    function: Callable[..., Any]
-    fn_kwargs: Mapping[str, object]
-
-    def iter_rows(self) -> Iterator[Any]:
-        """What the function gives for each row, as it comes; a worker that dies is no error, its rows are done again."""
-        shared = ray.put((self.function, self.fn_kwargs))
-        pending = [_do_group.remote(group, shared) for group in self.groups]
-        try:
-            while pending:
-                done, pending = ray.wait(pending)
-                yield from ray.get(done[0])
-        finally:
-            _stop(pending)
-
-
-@ray.remote(max_retries=-1)
-def _do_group(rows: Sequence[Row], shared: tuple[Callable[..., Any], Mapping[str, object]]) -> list[Any]:
-    function, fn_kwargs = shared
-    return [function(row, **fn_kwargs) for row in rows]
-
-
-def _stop(pending: Sequence[ray.ObjectRef]) -> None:
-    """Cancel what has not begun and wait for the rest: no task writes to a folder after the stage has ended."""
-    for ref in pending:
-        ray.cancel(ref)
-    if pending:
-        ray.wait(pending, num_returns=len(pending), timeout=STOP_S)
-
-
-STOP_S = 60.0
-"""How long a stage that failed waits for tasks that go on."""
-
-
-def task_rows(tasks: Iterable[Row], *, bases: int | None = None) -> TaskRows:
-    """Rows, one a task, spread so that each can run anywhere.
-
-    With `bases`, the work of all tasks, small ones share a task of Ray, which costs some milliseconds.
+    With `bases`, the work of all tasks, small ones share a block: each block costs Ray some milliseconds.
     """
     rows = list(tasks)
-    wanted = len(rows) if bases is None else max(4 * int(ray.cluster_resources().get("CPU", 1)), -(-bases // GROUP_BASES))
-    num_groups = max(1, min(len(rows), wanted, MAX_GROUPS))
-    edges = [len(rows) * group // num_groups for group in range(num_groups + 1)]
-    return TaskRows([rows[first:last] for first, last in pairwise(edges)])
+    wanted = len(rows) if bases is None else max(4 * int(ray.cluster_resources().get("CPU", 1)), -(-bases // BLOCK_BASES))
+    return ray.data.from_items(rows, override_num_blocks=max(1, min(len(rows), wanted, MAX_BLOCKS)))
 
 
-def results(stage: Stage) -> Iterator[Any]:
-    """What a stage gives for its rows, in the order in which it comes to be; errors as `stage_errors` gives them."""
+def results(dataset: ray.data.Dataset) -> Iterator[Row]:
+    """The rows of a dataset, in the order in which they come to be; errors as `stage_errors` gives them."""
     with stage_errors():
-        yield from stage.iter_rows()
-
-
-def shuffled(rows: Iterable[Row]) -> ray.data.Dataset:
-    """A dataset of Ray Data, for a stage whose rows meet others; a block each."""
-    items = list(rows)
-    return ray.data.from_items(items, override_num_blocks=max(1, min(len(items), MAX_GROUPS)))
+        yield from dataset.iter_rows()
 
 
 def result_tables(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
-    """The rows of a dataset as Arrow tables, a block each; errors as `stage_errors` gives them."""
+    """The same as Arrow tables, a block each."""
     with stage_errors():
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
 

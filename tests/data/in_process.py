@@ -15,13 +15,15 @@ def read_genome(run: Run) -> Genome:
     pre = run.cfg.preprocessing
     lower = pre.soft_masked != "keep"
     parts = [part for number, path in enumerate(run.inputs.values()) for part in parts_of(number, path)]
+    rows = [pa.Table.from_pylist([part._asdict()]) for part in parts]
     pieces = pa.concat_tables(
-        index_part(part._asdict(), sequence_type=pre.sequence_type, output=run.output, find_lower_case=lower) for part in parts
+        index_part(row, sequence_type=pre.sequence_type, output=run.output, find_lower_case=lower) for row in rows
     )
     put_together(pieces, run.output, lower)
     records = with_places(join_parts(pieces, run.inputs))
 
     def digests_of(some: pa.Table) -> np.ndarray:
-        return split_digests(digest_records({"first": 0, "last": len(some)}, records=some, output=run.output)[1])
+        task = pa.table({"first": [0], "last": [len(some)]})
+        return split_digests(digest_records(task, records=some, output=run.output)["digest"].to_pylist())
 
     return Genome(records, tuple(run.inputs), repeated_records(records, digests_of))

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
@@ -235,13 +236,32 @@ def _weights_and_labels(record: Molecule, first: int, length: int, cfg: Config, 
 
 
 class LocalRows(list):
-    """A stage whose rows are done in this process."""
+    """As much of a Ray dataset as the stages use, in this process."""
 
     def map(self, function: Callable, *, fn_kwargs: dict) -> LocalRows:
         return LocalRows(function(row, **fn_kwargs) for row in self)
 
-    def iter_rows(self) -> Iterator:
+    def map_batches(
+        self, function: Callable, *, batch_size: int | None, batch_format: str, fn_args: tuple = (), fn_kwargs: dict | None = None
+    ) -> LocalRows:
+        size = batch_size or max(len(self), 1)
+        batches = [self[at : at + size] for at in range(0, len(self), size)]
+        results = [function(_batch(rows, batch_format), *fn_args, **(fn_kwargs or {})) for rows in batches]
+        return LocalRows(row for result in results for row in pa.table(result).to_pylist())
+
+    def repartition(self, num_blocks: int) -> LocalRows:
+        return self
+
+    def iter_rows(self) -> Iterator[dict]:
         return iter(self)
+
+    def iter_batches(self, *, batch_size: None, batch_format: str) -> Iterator:
+        return iter([_batch(self, batch_format)] if self else [])
+
+
+def _batch(rows: list[dict], batch_format: str) -> pa.Table | dict[str, np.ndarray]:
+    table = pa.Table.from_pylist(rows)
+    return table if batch_format == "pyarrow" else {name: np.array(table[name].to_pylist()) for name in table.column_names}
 
 
 @contextmanager

@@ -203,11 +203,12 @@ def test_room_that_ends_within_the_last_letters_of_a_file_is_noticed(tmp_path: P
     script = textwrap.dedent("""
         import resource, sys
         from pathlib import Path
+        import pyarrow as pa
         from hyena_glt.data.index import index_part, parts_of
         given, output = map(Path, sys.argv[1:])
-        (part,) = parts_of(0, given)
+        part = pa.Table.from_pylist([part._asdict() for part in parts_of(0, given)])
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
-        index_part(part._asdict(), sequence_type="dna", output=output)
+        index_part(part, sequence_type="dna", output=output)
     """)
     run = [sys.executable, "-c", script, str(GENOMES / "lambda.fa"), str(tmp_path)]
     ended = subprocess.run(run, capture_output=True, text=True, cwd=ROOT)
