@@ -189,7 +189,7 @@ class TrainingConfig:
     adam_beta2: float = 0.95
     adam_epsilon: float = 1e-8
     max_grad_norm: float | None = 1.0
-    """Gradient clipping by global norm; null turns it off."""
+    """Gradient clipping by global norm; null turns it off. Muon's steps have a size of their own, and ZeRO 1 to 3 clip nothing under it."""
     on_bad_step: Literal["stop", "skip", "roll_back"] = "stop"
     """What to do at a loss that is not finite or, with `spike_factor`, at a spike. skip: leave the weights as they are; roll_back: take
     the last checkpoint and leave out the rows since; stop: end the run, which the same command goes on with."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .positions import rotate
+from .positions import rotary_table, rotate
 
 
 class Attention(nn.Module):
@@ -22,7 +22,8 @@ class Attention(nn.Module):
         B, L, D = x.shape
         q, k, v = self.in_proj(x).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         if self.rotary:
-            q, k = rotate(q), rotate(k)
+            table = rotary_table(x.detach(), L, D // self.heads // 2)
+            q, k = rotate(q, table), rotate(k, table)
         attended = F.scaled_dot_product_attention(q, k, v, self._mask(padding), is_causal=self.causal)
         return self.out_proj(attended.transpose(1, 2).reshape(B, L, D))
 

@@ -40,10 +40,22 @@ def _angles(length: int, frequencies: int, device: torch.device) -> Tensor:
     return torch.arange(length, device=device, dtype=torch.float32)[:, None] * torch.exp(-math.log(10_000) * exponent)
 
 
-def rotate(x: Tensor) -> Tensor:
-    """Rotary positions: turn each pair of features of x [B, heads, L, features] by position * frequency, in fp32."""
+# An operator of its own, so that a compiled block reads the table instead of computing it again for each head, row and pass.
+@torch.library.custom_op("hyena_glt::rotary_table", mutates_args=())
+def rotary_table(like: Tensor, length: int, frequencies: int) -> Tensor:
+    """Cosine and sine of position * frequency, fp32 [2, length, frequencies], on the device of `like`."""
+    angles = _angles(length, frequencies, like.device)
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+@rotary_table.register_fake
+def _(like: Tensor, length: int, frequencies: int) -> Tensor:
+    return like.new_empty((2, length, frequencies), dtype=torch.float32)
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotary positions: turn each pair of features of x [B, heads, L, features] by position * frequency (`rotary_table`), in fp32."""
     half = x.shape[-1] // 2
-    angles = _angles(x.shape[-2], half, x.device)
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    cos, sin = angles.cos(), angles.sin()
+    cos, sin = table
     return torch.cat([first * cos - second * sin, first * sin + second * cos, rest], -1).to(x.dtype)

@@ -216,8 +216,9 @@ def build_engine(
     model.to(device)
     groups = parameter_groups(model, training)
     optimizer = build_optimizer(groups, training)
-    # DeepSpeed clips Muon's updates, whose norm is their own and not the gradient's, and so would only shrink the steps.
-    max_grad_norm = None if training.optimizer == "muon" else training.max_grad_norm
+    # ZeRO clips Muon's updates, whose norm is their own and not the gradient's, and so would only shrink the steps.
+    updates_clipped = training.optimizer == "muon" and hardware.zero_stage > 0
+    max_grad_norm = None if updates_clipped else training.max_grad_norm
     config = deepspeed_config(
         hardware, batch_size=training.batch_size, accumulation_steps=accumulation_steps, max_grad_norm=max_grad_norm, universal=universal
     )

@@ -46,9 +46,8 @@ class Setup:
         """Endless training batches; their rows are the same for all, however many a step takes."""
         data = DataConfig(train_path=str(self.data), reverse_complement=self.reverse_complement, max_shift=self.max_shift)
         part = Slice(0, 1, rows_per_step, 1)
-        batches = TrainingBatches(
-            open_training(data), CausalLM(), self.seed, part, data.shuffle_row_groups, build_augmentation(data, self.seed))
-        return load(batches, range(10**9), num_workers=self.loader_workers, pin_memory=self.device.startswith("cuda"))
+        batches = TrainingBatches(open_training(data), CausalLM(), self.seed, data.shuffle_row_groups, build_augmentation(data, self.seed))
+        return load(batches, map(part.request, range(10**9)), num_workers=self.loader_workers, pin_memory=self.device.startswith("cuda"))
 
     def heldout(self) -> Rows:
         (rows,) = open_validation(DataConfig(train_path=str(self.data), val_path=str(self.data))).values()

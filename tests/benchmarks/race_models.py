@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from race_recipes import Recipe
 from torch import Tensor, nn
 
-from hyena_glt.config.tree import ModelConfig
+from hyena_glt.config.tree import ModelConfig, TrainingConfig
 from hyena_glt.model import build_model
 from hyena_glt.model.heads import cross_entropy
 from hyena_glt.training.optim import parameter_groups
@@ -90,7 +90,10 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
     Muon's update has the size of AdamW's (Liu et al., "Muon is scalable for LLM training", 2025), which is what lets them share it.
     """
     adam: dict[str, Any] = {"betas": (0.9, recipe.adam_beta2), "fused": True}
-    groups: list[dict[str, Any]] = parameter_groups(model, recipe.weight_decay)
+    cfg = TrainingConfig(max_steps=1, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    groups: list[dict[str, Any]] = [
+        {"params": group.parameters, "weight_decay": group.weight_decay} for group in parameter_groups(model, cfg)
+    ]
     if recipe.optimizer == "adamw":
         return [torch.optim.AdamW(groups, lr=recipe.learning_rate, **adam)]
     matrices = [p for p in groups[0]["params"] if p.ndim == 2]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hyena_glt.config.tree import ModelConfig
 from hyena_glt.model import LanguageModel, SequenceClassifier, build_model, heads
-from hyena_glt.model.positions import rotate
+from hyena_glt.model.positions import rotary_table, rotate
 
 KINDS = ("se", "mr", "li", "hyena", "attention")
 both_directions = pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
@@ -189,7 +189,8 @@ def test_attention_without_padding_takes_no_mask_so_that_flash_kernels_run(causa
 
 def test_rotary_scores_depend_on_the_distance_alone() -> None:
     q, k = torch.randn(2, 1, 1, 1, 8).expand(2, 1, 1, 30, 8)
-    scores = rotate(q) @ rotate(k).transpose(-1, -2)
+    table = rotary_table(q, 30, 4)
+    scores = rotate(q, table) @ rotate(k, table).transpose(-1, -2)
     for distance in (-7, 0, 3):
         diagonal = scores[0, 0].diagonal(distance)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=1e-4, atol=1e-4)
