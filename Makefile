@@ -43,6 +43,7 @@ long: data/genomes/ecoli_K12_MG1655.fa.gz ecoli ecoli-masked protein  ## longer 
 	$(BIN)/python -m pytest -q -m long
 	$(BIN)/python tests/benchmarks/operators_cpu.py
 	$(BIN)/python tests/benchmarks/fuzz_inputs.py 10000
+	$(BIN)/python tests/long/sweep.py --trials 64
 	$(BIN)/python tests/long/kill_preprocessing.py $< --set tokenization.stride=2 output.chunk_size=20000
 
 clean:

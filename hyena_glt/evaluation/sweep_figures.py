@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -69,7 +68,7 @@ def parallel_coordinates(sweep: Sweep) -> str:
         for place, column in enumerate([*columns, result]):
             column.draw(axes, place)
         axes.set_xlim(-0.25, len(columns) + 0.35)
-        axes.set_ylim(-0.08, 1.12)
+        axes.set_ylim(-0.08, 1.2)
         axes.axis("off")
 
     return svg(draw, (9.6, 3.3))
@@ -81,27 +80,27 @@ class _Column:
     def __init__(self, name: str, kind: str, values: list[Any]) -> None:
         self.name, self._values = name, values
         self._log = kind.startswith("log")
-        self._listed = [json.dumps(value) for value in values] if kind in ("choice", "grid") else None
+        self._is_list = kind in ("choice", "grid")
 
     def height(self, value: Any) -> float:
         """Where a value lies, 0 to 1."""
-        if self._listed is not None:
-            return (self._listed.index(json.dumps(value)) + 0.5) / len(self._listed)
+        if self._is_list:
+            return (self._values.index(value) + 0.5) / len(self._values)
         low, high, at = (math.log(v) if self._log else v for v in (*self._values, value))
         return min(1.0, max(0.0, (at - low) / (high - low)))
 
     def draw(self, axes: Axes, place: int) -> None:
         """The line, its name above and values beside it."""
         axes.plot([place, place], [0, 1], color=RULE, linewidth=1.2, zorder=3)
-        axes.annotate(self.name.rpartition(".")[2], (place, 1.06), ha="center", va="bottom", fontsize=9, color=INK, annotation_clip=False)
+        axes.annotate(self.name.rpartition(".")[2], (place, 1.13), ha="center", va="bottom", fontsize=9, color=INK, annotation_clip=False)
         for height, label in self._labels():
             axes.annotate(
-                label, (place, height), xytext=(4, 0), textcoords="offset points", ha="left", va="center", fontsize=7.5, color=MUTED,
+                label, (place, height), xytext=(4, 4), textcoords="offset points", ha="left", va="bottom", fontsize=7.5, color=INK,
                 zorder=5,
             )
 
     def _labels(self) -> list[tuple[float, str]]:
-        if self._listed is not None:
+        if self._is_list:
             shown = self._values[:MAX_LABELS]
             return [(self.height(value), "-".join(map(str, value)) if isinstance(value, list) else str(value)) for value in shown]
         low, high = self._values

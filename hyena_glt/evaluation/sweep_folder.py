@@ -69,8 +69,9 @@ class Sweep:
         return min(finished or measured, key=lambda row: sign * row.best_value, default=None)  # type: ignore[operator]
 
     def counts(self) -> dict[str, int]:
-        """Trials by status."""
-        return dict(sorted(Counter(row.status for row in self.rows).items()))
+        """Trials by status, those that there are."""
+        found = Counter(row.status for row in self.rows)
+        return {status: found[status] for status in ("finished", "stopped", "failed", "unfinished") if found[status]}
 
 
 def read_sweep(folder: Path) -> Sweep:

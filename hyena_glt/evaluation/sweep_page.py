@@ -66,7 +66,7 @@ def _pictures(sweep: Sweep) -> str:
         pair.append(_figure(importances(found), f"Importance: {how}, over each trial's best value"))
     else:
         pair.append(f"<p class=note>No importances: {escape(how)}.</p>")
-    return f"{wide}<div class=grid>{''.join(pair)}</div>"
+    return f'{wide}<div class=grid style="margin-top: 1.6rem">{"".join(pair)}</div>'
 
 
 def _figure(svg: str, caption: str) -> str:
@@ -96,7 +96,7 @@ def _trials(sweep: Sweep) -> str:
     header = ["trial", "status", *names, f"best {sweep.metric}", f"last {sweep.metric}", "step", "tokens", "device hours"]
     rows = table(header, [_cells(row, list(sweep.domains)) for row in ordered], highlight=best.id if best else None)
     errors = "".join(f"<p class=note>Trial {row.id} failed: {escape(row.error)}</p>" for row in sweep.rows if row.error)
-    return rows + errors
+    return f"<style>.trials td {{ white-space: nowrap; }}</style><div class=trials>{rows}</div>{errors}"
 
 
 def _cells(row: Row, paths: list[str]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ A trial's file is written before its first step and when it has ended, so a swee
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -83,7 +84,7 @@ def owns(sweep: Path, start: str) -> bool:
 def spent(reports: Sequence[Report]) -> tuple[int, int, float]:
     """(Optimizer steps, tokens, wall seconds) that all starts of a run took, with what was thrown away or trained again."""
     steps, tokens, seconds, first = 0, 0, 0.0, None
-    for report, following in zip(reports, [*reports[1:], None], strict=True):
+    for report, following in itertools.zip_longest(reports, reports[1:]):
         if report["kind"] == "start":
             first = report
         if first and "elapsed_s" in report and (following is None or following["kind"] in ("start", "adopted")):

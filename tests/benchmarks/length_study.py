@@ -1,6 +1,6 @@
 """Does a curriculum of sequence lengths help, and does the best learning rate carry over between model sizes: sweeps, and their tables.
 
-    hyena-glt preprocess tests/benchmarks/study/study.yaml --input 20.fa.gz --output DATA/chr20
+    hyena-glt preprocess race.yaml --input 20.fa.gz --output DATA/chr20
     hyena-glt preprocess tests/benchmarks/study/study.yaml --input BACTERIA --output DATA/bacteria
     python tests/benchmarks/length_study.py run DATA OUT      # four sweeps by the command line, each as `hyena-glt sweep`
     python tests/benchmarks/length_study.py table OUT         # results/length_study.{json,md} from what they left
@@ -150,7 +150,7 @@ def _facts(trials: list[Record]) -> str:
     parameters = ", ".join(f"{n:,}" for n in sorted({one["parameters"] for one in trials if one["parameters"]}))
     tokens = max(one["tokens"] for one in trials)
     seconds = statistics.median(one["curve"][-1][0] for one in trials if one["curve"])
-    return f"{devices}, four trials at a time; {parameters} parameters, {tokens:,} tokens, {seconds:.0f} s a trial (median)."
+    return f"{devices}, five trials at a time; {parameters} parameters, {tokens:,} tokens, {seconds:.0f} s a trial (median)."
 
 
 def main() -> None:

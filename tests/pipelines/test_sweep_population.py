@@ -1,0 +1,78 @@
+"""Population-based training really exchanges: weights, optimizer state and position are the donor's, and the changed rate trains on."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+
+import pytest
+
+from hyena_glt.config import load_config
+from hyena_glt.training.metrics import METRICS_FILE, Report, read_reports
+from hyena_glt.training.trials import Trial, read_trials, run_folder
+from tests.interrupted_run import Command
+from tests.tiny_run import write_lambda_data
+
+SPACE = """
+settings:
+  training.learning_rate: {choice: [1e-4, 3e-4, 1e-2, 2e-2]}
+num_trials: 2
+scheduler: {kind: pbt, interval_fraction: 0.4, quantile_fraction: 0.5, resample_fraction: 0.0}
+"""
+STEPS, LOOK = 10, 5
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def losses(reports: list[Report], step: int) -> list[Report]:
+    """The training reports of a step, one a start that took it."""
+    return [report for report in reports if report["kind"] == "train" and report["step"] == step]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, pytest.param(3, marks=pytest.mark.long)])
+def test_an_exchange_gives_the_donors_weights_and_optimizer_state(tmp_path: Path, stage: int) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    data, sweep = write_lambda_data(tmp_path / "data", {"kind": "char"}, max_length=64), tmp_path / "sweep"
+    result = Command([
+        "sweep", "--space", str(tmp_path / "space.yaml"), "--output_dir", str(sweep), f"data.train_path={data}", "model.hidden_size=16",
+        "model.num_layers=2", "model.mixers=[se,li]", "model.max_position_embeddings=64", "tasks.causal_lm.weight=1",
+        f"training.max_steps={STEPS}", "training.batch_size=4", "training.eval_max_rows=8", f"logging.eval_interval={LOOK}",
+        "logging.log_interval=1", "logging.use_tensorboard=false", "cluster.num_cpus=4", "cluster.train_workers=2",
+        f"hardware.zero_stage={stage}", "tune.seed=1",
+    ], tmp_path).result()
+    assert result["trials"] == {"finished": 2, "planned": 2}
+    (taker,) = [trial for trial in read_trials(sweep) if trial.changes]
+    (change,) = taker.changes
+    assert change["step"] == LOOK and change["donor"] != taker.id
+    donor, own = run_folder(sweep, change["donor"]), run_folder(sweep, taker.id)
+    name = f"checkpoints/step_{LOOK:08d}"
+    adopted = hashes(own / name)
+    assert adopted == hashes(donor / name) and "model.safetensors" in adopted
+    assert sum("optim_states" in file for file in adopted) == 2  # of both workers
+    check_what_trained_on(taker, read_reports(own / METRICS_FILE), read_reports(donor / METRICS_FILE))
+    assert load_config(own / "config.yaml").training.learning_rate == change["settings"]["training.learning_rate"]
+
+
+def check_what_trained_on(taker: Trial, own: list[Report], donors: list[Report]) -> None:
+    start = [report for report in own if report["kind"] == "start"][-1]
+    assert start["step"] == LOOK
+    # The loss of a step is taken before its update, on the same rows: equal only with the donor's weights.
+    (donors_next,), own_next = losses(donors, LOOK + 1), losses(own, LOOK + 1)[-1]
+    assert own_next["loss"] == donors_next["loss"] != losses(own, LOOK)[0]["loss"]
+    rate = taker.settings["training.learning_rate"]
+    assert own_next["learning_rate"] / donors_next["learning_rate"] == pytest.approx(rate / donors_rate(donors_next, rate))
+    assert losses(own, LOOK + 2)[-1]["loss"] != losses(donors, LOOK + 2)[0]["loss"]
+
+
+def donors_rate(report: Report, other: float) -> float:
+    """The donor's peak rate: the listed neighbour of `other` whose schedule gives the reported one."""
+    rates = [1e-4, 3e-4, 1e-2, 2e-2]
+    return min(rates, key=lambda rate: abs(rate * share(report["step"]) - report["learning_rate"]))
+
+
+def share(step: int) -> float:
+    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - 1) / STEPS))
