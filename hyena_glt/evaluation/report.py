@@ -13,6 +13,7 @@ from ..data.mixture import as_paths
 from ..errors import DataError
 from .figures import FIRST, SECOND, Level, Series, curves, gains
 from .page import PAGE
+from .parts import figure, flatten, grid, short_count, table
 from .run_folder import Run
 
 MODEL = "this model"
@@ -100,21 +101,13 @@ def _cards(run: Run) -> str:
     hours = {name: end[f"{key}_hours"] for key, name in (("gpu", "GPU-hours"), ("cpu", "CPU-hours")) if f"{key}_hours" in end}
     cards = {
         "optimizer steps": f"{last.get('step', 0):,}",
-        "tokens": _count(float(last.get("tokens") or 0)),
+        "tokens": short_count(float(last.get("tokens") or 0)),
         "epochs": f"{float(last.get('epoch') or 0):.2f}",
-        "tokens a second": _count(_median(run.curve("train", "step", "tokens_per_s")[1])),
+        "tokens a second": short_count(_median(run.curve("train", "step", "tokens_per_s")[1])),
         **{name: f"{value:.3g}" for name, value in hours.items()},
         "ended by": str(end.get("reason") or "not ended").replace("_", " "),
     }
     return "".join(f"<div><dd>{escape(value)}</dd><dt>{escape(name)}</dt></div>" for name, value in cards.items())
-
-
-def _count(value: float) -> str:
-    """12345678 -> 12.3M."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"
 
 
 def _median(values: list[float]) -> float:
@@ -137,7 +130,7 @@ def _result(run: Run, evaluation: Mapping[str, object] | None) -> str:
         ordered = sorted(rows.items(), key=lambda item: item[1])
         tables.append(table(["", f"bits per {unit}"], [(name, f"{value:.4f}") for name, value in ordered], highlight=MODEL))
         svg = gains(list(rows), list(rows.values()), by_name["uniform"], MODEL, unit=unit)
-        picture = _figure(svg, "The model among baselines that only count, on the same held-out bases. Labels: bits per " + unit)
+        picture = figure(svg, "The model among baselines that only count, on the same held-out bases. Labels: bits per " + unit)
     notes = "".join(f"<p class=note>{escape(note)}.</p>" for note in evaluation["notes"])
     return f"<p>{escape(facts)}</p><div class=grid><div class=stack>{''.join(tables)}</div>{picture}</div>{notes}"
 
@@ -160,7 +153,7 @@ def _training(run: Run, evaluation: Mapping[str, object] | None) -> str:
         warnings.insert(0, "The training loss counts some predicted tokens that were left in sight (80/10/10), so it reads lower; "
                            "validation hides them all, and only it can be compared with the baselines.")
     listed = "".join(f"<p class=note>{escape(message)}</p>" for message in warnings)
-    return f"<div class=grid>{''.join(_figure(svg, caption) for svg, caption in pictures)}</div>{listed}"
+    return f"{grid(pictures)}{listed}"
 
 
 def _filled(series: Iterable[Series]) -> list[Series]:
@@ -207,17 +200,6 @@ def _environment(run: Run) -> str:
     return table(["", ""], [(name, value) for name, value in flatten(run.environment)])
 
 
-def flatten(value: object, name: str = "") -> list[tuple[str, str]]:
-    """Nested JSON as (dotted name, text) pairs; lists of plain values on one line."""
-    if isinstance(value, Mapping):
-        return [pair for key, inner in value.items() for pair in flatten(inner, f"{name}.{key}" if name else str(key))]
-    if isinstance(value, list) and not any(isinstance(item, Mapping | list) for item in value):
-        return [(name, ", ".join(map(str, value)))]
-    if isinstance(value, list):
-        return [pair for number, inner in enumerate(value) for pair in flatten(inner, f"{name}.{number}")]
-    return [(name, str(value))]
-
-
 def _next(run: Run, link: str, evaluation: Mapping[str, object] | None) -> str:
     """Links to what lies in the run folder, and commands to go on with."""
     links = "".join(f'<li><a href="{quote(f"{link}/{name}")}">{name}</a></li>' for name in LINKED if (run.folder / name).exists())
@@ -229,17 +211,3 @@ def _next(run: Run, link: str, evaluation: Mapping[str, object] | None) -> str:
     if (run.folder / "logs").exists():
         commands.append(f"tensorboard --logdir {folder}/logs")
     return f"<ul>{links}</ul><pre>{escape(chr(10).join(commands))}</pre>"
-
-
-def table(header: list[str], rows: Iterable[tuple[str, ...]], *, highlight: str | None = None) -> str:
-    """An HTML table of plain text; `highlight` is the first cell of a row that stands out."""
-    head = f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in header)}</tr>" if any(header) else ""
-    body = ""
-    for row in rows:
-        mark = " class=highlight" if row[0] == highlight else ""
-        body += f"<tr{mark}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
-    return f"<div class=scroll><table>{head}{body}</table></div>"
-
-
-def _figure(svg: str, caption: str) -> str:
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
