@@ -11,6 +11,7 @@ from ..config import Config, active_tasks, dump_config
 from ..data.manifest import Manifest, locate_split, read_manifest
 from ..data.mixture import as_paths
 from ..errors import DataError
+from .advice import advise
 from .cost import cost, in_words
 from .domains_section import domains
 from .figures import FIRST, SECOND, Level, Series, curves, gains
@@ -32,6 +33,7 @@ def render(run: Run, *, link: str) -> str:
     evaluation, stages = run.evaluation, recipe(run)
     sections = [
         ("Result", _result(run, evaluation)),
+        ("Advice", _advice(run)),
         ("Training", _training(run, evaluation, with_rate=stages is None)),
         ("Recipe", stages),
         ("Domains", domains(run)),
@@ -141,6 +143,14 @@ def _result(run: Run, evaluation: Mapping[str, object] | None) -> str:
         picture = figure(svg, "The model among baselines that only count, on the same held-out bases. Labels: bits per " + unit)
     notes = "".join(f"<p class=note>{escape(note)}.</p>" for note in evaluation["notes"])
     return f"<p>{escape(facts)}</p><div class=grid><div class=stack>{''.join(tables)}</div>{picture}</div>{notes}"
+
+
+def _advice(run: Run) -> str:
+    """What stands out, with the settings to change."""
+    found = advise(run.reports, run.config, run.plan())
+    if not found:
+        return "<p>Nothing stands out.</p>"
+    return "<ul class=advice>" + "".join(f"<li>{escape(a.found)}: <strong>{escape(a.change)}</strong>.</li>" for a in found) + "</ul>"
 
 
 def _training(run: Run, evaluation: Mapping[str, object] | None, *, with_rate: bool) -> str:
