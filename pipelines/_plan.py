@@ -10,8 +10,9 @@ from tempfile import mkdtemp
 from typing import Any
 
 from hyena_glt.config import Config
+from hyena_glt.evaluation.cost import duration
 from hyena_glt.training.launch import probe_on_ray
-from hyena_glt.training.plan import Plan
+from hyena_glt.training.plan import Plan, states
 from hyena_glt.training.probe import Timing
 
 PROBE_STEPS = 20
@@ -19,30 +20,11 @@ PROBE_STEPS = 20
 log = logging.getLogger(__name__)
 
 
-def timeline(plan: Plan) -> list[dict[str, Any]]:
-    """Each step at which something changes, with all that holds from then on."""
-    starts = sorted({part.first_step for parts in (plan.timeline.stages, plan.timeline.stretches) for part in parts})
-    return [_state(plan, step) for step in starts]
-
-
-def _state(plan: Plan, step: int) -> dict[str, Any]:
-    stage, stretch = plan.stage(step), plan.stretch(step)
-    optional = {
-        "mask_probability": stretch.mask_probability, "difficulty": stretch.difficulty, "dropout": stage.dropout,
-        "mixture_weights": stretch.mixture_weights and list(stretch.mixture_weights),
-    }
-    return {
-        "step": step, "epoch": plan.epoch(step), "stage": stage.name, "peak_learning_rate": stage.peak, "schedule": stage.schedule,
-        "warmup_steps": stage.warmup_steps, "rows": stretch.rows, "tokens_per_row": stretch.sequence_length or plan.width,
-        "tokens_per_step": stretch.rows * plan.width,
-    } | {name: value for name, value in optional.items() if value is not None}
-
-
 def announce_timeline(plan: Plan) -> None:
     """A line for each change; nothing for a run without any."""
     before: dict[str, Any] = {}
-    states = timeline(plan)
-    for state in states if len(states) > 1 else ():
+    changes = states(plan)
+    for state in changes if len(changes) > 1 else ():
         place = {"step", "epoch"}
         changed = {name: value for name, value in state.items() if name not in place and before.get(name) != value}
         log.info("from step %s (epoch %.2f): %s", f"{state['step']:,}", state["epoch"], ", ".join(map(_words, changed.items())))
@@ -65,7 +47,7 @@ def estimate(cfg: Config, plan: Plan, *, workers: int, use_gpu: bool, steps: int
     log.info(
         "about %s: %s steps at %s tokens/s (measured over %d steps), %d evaluations of %.1f s, %d checkpoints of %.1f s; starting and "
         "compiling come once on top (%.0f s)",
-        _duration(seconds), f"{plan.total_steps:,}", f"{timing.tokens_per_s:,.0f}", timing.steps, evaluations, timing.evaluation_s,
+        duration(seconds), f"{plan.total_steps:,}", f"{timing.tokens_per_s:,.0f}", timing.steps, evaluations, timing.evaluation_s,
         saves, timing.save_s, timing.start_s,
     )
     return {
@@ -97,10 +79,3 @@ def _probe(cfg: Config, *, workers: int, use_gpu: bool, steps: int) -> Timing:
 def _without_services(cfg: Config, folder: Path) -> Config:
     quiet = replace(cfg.logging, use_wandb=False, use_tensorboard=False)
     return replace(cfg, logging=quiet, training=replace(cfg.training, output_dir=str(folder)))
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

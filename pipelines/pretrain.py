@@ -55,11 +55,11 @@ from hyena_glt.training.feed import Course
 from hyena_glt.training.launch import choose_workers, require_own_gpus, train_on_ray
 from hyena_glt.training.metrics import METRICS_FILE, last_reports
 from hyena_glt.training.orders import Orders
-from hyena_glt.training.plan import Plan, plan_run
+from hyena_glt.training.plan import Plan, plan_run, states
 from hyena_glt.training.precision import choose_precision
 from hyena_glt.training.progress import progress_bar
 
-from ._plan import PROBE_STEPS, announce_timeline, estimate, timeline
+from ._plan import PROBE_STEPS, announce_timeline, estimate
 from ._ray import start_ray
 from .initialize import describe_model, estimate_worker, fitting_vocab_size, save_initial
 
@@ -69,6 +69,7 @@ FREE_SETTINGS = (
     "training.num_epochs", "training.max_steps", "training.max_tokens", "training.early_stopping_patience", "training.eval_max_rows",
     "training.init_from", "training.output_dir", "training.on_bad_step", "training.spike_factor", "model.vocab_size",
 )
+COSTS = ("cpu_hours", "gpu_hours", "tokens_per_cpu_hour", "tokens_per_gpu_hour")
 
 log = logging.getLogger(__name__)
 
@@ -357,7 +358,7 @@ def _dry_result(cfg: Config, plan: Plan, mixture: Mixture, use_gpu: bool) -> dic
     return {
         "status": "planned", "steps": plan.total_steps, "tokens_per_step": plan.tokens_per_step, "workers": plan.world_size, "gpu": use_gpu,
         "accumulation_steps": plan.accumulation_steps, "epochs": plan.epoch(plan.total_steps), "padding_share": mixture.padding_share,
-        "timeline": timeline(plan), "shards": sum(len(rows.shards) for rows in mixture.rows), "notes": list(plan.notes), **described,
+        "timeline": states(plan), "shards": sum(len(rows.shards) for rows in mixture.rows), "notes": list(plan.notes), **described,
     }
 
 
@@ -373,4 +374,4 @@ def run_result(run: Path) -> dict[str, Any]:
         "train_loss": train.get("loss"), "train_bits_per_base": train.get("bits_per_base"),
         "val_loss": reports.get("eval", {}).get("loss"), "val_bits_per_base": reports.get("eval", {}).get("bits_per_base"),
         "best_val_loss": progress.best_loss, "best_step": progress.best_step,
-    } | {kind: end[kind] for kind in ("cpu_hours", "gpu_hours") if kind in end}
+    } | {kind: end[kind] for kind in COSTS if kind in end}

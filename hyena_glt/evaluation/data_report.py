@@ -11,7 +11,7 @@ from .data_figures import grouped_bars, histogram, spectrum
 from .data_statistics import AMBIGUITY_EDGES, KMER
 from .data_summary import NOTEWORTHY_SHARE, DataSummary, divergence_from_train, strands, verdict
 from .page import PAGE
-from .report import table
+from .parts import table
 
 MOST_LISTED = 20
 

@@ -10,13 +10,15 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-INK, RULE, FIRST, SECOND, MUTED, BAR = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
-"""Placeholders that become CSS colours: text, grid, first and second series, baselines as lines and as bars."""
+INK, RULE, FIRST, SECOND, MUTED, BAR, TINT = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606", "#070707"
+"""Placeholders that become CSS colours: text, grid, first and second series, baselines as lines and as bars, shaded bands."""
+COLOURS = (FIRST, SECOND, "#080808", "#090909", "#0a0a0a", "#0b0b0b")
+"""Of series that are alike, in their order."""
 _CSS = {
-    INK: "var(--ink)", RULE: "var(--rule)", FIRST: "var(--first)", SECOND: "var(--second)", MUTED: "var(--muted)", BAR: "var(--bar)",
-}
+    INK: "var(--ink)", RULE: "var(--rule)", MUTED: "var(--muted)", BAR: "var(--bar)", TINT: "var(--tint)",
+} | dict(zip(COLOURS, ("var(--first)", "var(--second)", "var(--third)", "var(--fourth)", "var(--fifth)", "var(--sixth)"), strict=True))
 MAX_POINTS = 800
 
 _STYLE = {
@@ -71,7 +73,7 @@ def curves(
     def draw(axes: Axes) -> None:
         for line in series:
             marker = "o" if line.dots else None
-            axes.plot(_thinned(line.x), _thinned(line.y), color=line.color, label=line.label, marker=marker, markersize=3.5)
+            axes.plot(thinned(line.x), thinned(line.y), color=line.color, label=line.label, marker=marker, markersize=3.5)
         for level in levels:
             axes.axhline(level.y, color=MUTED, linestyle=(0, (4, 3)), linewidth=1.1, zorder=1)
             axes.annotate(
@@ -81,8 +83,9 @@ def curves(
         axes.set(xlabel=x_label, ylabel=y_label)
         if log_x:
             axes.set_xscale("log")
-        else:
-            axes.xaxis.set_major_formatter(FuncFormatter(short))
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter(FuncFormatter(short))
         axes.margins(x=0.02)
         if from_zero:
             axes.set_ylim(bottom=0)
@@ -124,7 +127,7 @@ def _readable(values: Sequence[float], levels: Sequence[float]) -> tuple[float, 
     return low - 0.06 * span, max(top + min(0.6 * span, max(0.1 * span, max(values) - top)), usual)
 
 
-def _thinned(values: Sequence[float]) -> Sequence[float]:
+def thinned(values: Sequence[float]) -> Sequence[float]:
     """At most MAX_POINTS values: means of equal stretches, so that a long run's page stays small."""
     if len(values) <= MAX_POINTS:
         return values
@@ -141,9 +144,14 @@ def short(value: float, _: int) -> str:
 
 def svg(draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
     """Draw on new axes of `size` inches; the SVG element alone, scaling with the page."""
+    return svg_of_figure(lambda figure: draw(figure.subplots()), size)
+
+
+def svg_of_figure(draw: Callable[[Figure], None], size: tuple[float, float]) -> str:
+    """Draw on a new figure of `size` inches."""
     with rc_context(_STYLE):
-        figure = Figure(figsize=size)  # without pyplot: no display, no backend, no global state
-        draw(figure.subplots())
+        figure = Figure(figsize=size, dpi=150)  # without pyplot: no display, no backend, no global state
+        draw(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

@@ -15,11 +15,13 @@ PAGE = Template("""<!doctype html>
 :root {
   --page: #fbfaf7; --card: #ffffff; --tint: #e8f1f4; --rule: #e3e0d8; --bar: #c3c0b8;
   --ink: #23262b; --muted: #7d7b75; --first: #1f6f8b; --second: #c7642b;
+  --third: #3d8a5c; --fourth: #8a5aa8; --fifth: #a8842b; --sixth: #b0476b;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #16181b; --card: #1e2125; --tint: #22333a; --rule: #34383d; --bar: #55585c;
     --ink: #e4e2dc; --muted: #96938c; --first: #63b3cf; --second: #e39563;
+    --third: #74c08f; --fourth: #bd93d8; --fifth: #d6b45c; --sixth: #e0809f;
   }
 }
 * { box-sizing: border-box; }
@@ -55,6 +57,7 @@ th, td { text-align: left; vertical-align: top; padding: 0.32rem 0.9rem 0.32rem 
 td { overflow-wrap: anywhere; }
 th { color: var(--muted); font-weight: 500; }
 td:first-child { overflow-wrap: normal; }
+td.muted { color: var(--muted); }
 tr.highlight td { color: var(--first); font-weight: 650; }
 code, pre { font: 0.85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 pre { margin: 0.8rem 0 0; padding: 0.8rem 1rem; overflow-x: auto; }
@@ -63,6 +66,9 @@ summary { cursor: pointer; }
 a { color: var(--first); }
 ul { margin: 0; padding-left: 1.2rem; }
 p { margin: 0 0 0.9rem; overflow-wrap: anywhere; }
+.advice li { margin: 0 0 0.5rem; }
+.advice strong { font-weight: 600; }
+figure + .scroll, .grid + .scroll { margin-top: 1.2rem; }
 .note { color: var(--muted); font-size: 0.9rem; margin: 0.9rem 0 0; }
 @media print { section { break-inside: avoid; } body { background: none; } }
 </style>

@@ -11,9 +11,15 @@ from ..config import Config, active_tasks, dump_config
 from ..data.manifest import Manifest, locate_split, read_manifest
 from ..data.mixture import as_paths
 from ..errors import DataError
+from .advice import advise
+from .cost import cost, in_words
+from .domains_section import domains
 from .figures import FIRST, SECOND, Level, Series, curves, gains
 from .page import PAGE
+from .parts import figure, flatten, grid, short_count, table
+from .recipe_section import recipe
 from .run_folder import Run
+from .statistics_section import statistics
 
 MODEL = "this model"
 OTHER_CURVES = {
@@ -24,16 +30,20 @@ LINKED = ("config.yaml", "environment.json", "metrics.jsonl", "evaluation.json",
 
 def render(run: Run, *, link: str) -> str:
     """The page. `link` is the relative path from the page's folder to the run folder."""
-    evaluation = run.evaluation
+    evaluation, stages = run.evaluation, recipe(run)
     sections = [
         ("Result", _result(run, evaluation)),
-        ("Training", _training(run, evaluation)),
+        ("Advice", _advice(run)),
+        ("Training", _training(run, evaluation, with_rate=stages is None)),
+        ("Recipe", stages),
+        ("Domains", domains(run)),
+        ("Gradients, weights and activations", statistics(run)),
         ("Data", _data(run.config)),
         ("Environment", _environment(run)),
         ("Settings", f"<details><summary>All settings, as they ran</summary><pre>{escape(dump_config(run.config))}</pre></details>"),
         ("Files and next steps", _next(run, link, evaluation)),
     ]
-    body = "\n".join(f"<section><h2>{escape(title)}</h2>\n{content}\n</section>" for title, content in sections)
+    body = "\n".join(f"<section><h2>{escape(title)}</h2>\n{content}\n</section>" for title, content in sections if content is not None)
     head = {"title": run.config.model.name, "subtitle": _subtitle(run), "verdict": verdict(run, evaluation)}
     return PAGE.substitute({name: escape(text) for name, text in head.items()}, cards=_cards(run), body=body)
 
@@ -96,25 +106,18 @@ def _subtitle(run: Run) -> str:
 
 def _cards(run: Run) -> str:
     """The few numbers to read first."""
-    last, end = max((run.last("train"), run.last("eval")), key=lambda r: r.get("step") or -1), run.last("end")
-    hours = {name: end[f"{key}_hours"] for key, name in (("gpu", "GPU-hours"), ("cpu", "CPU-hours")) if f"{key}_hours" in end}
+    last, end, spent = run.last_step, run.last("end"), cost(run)
+    costs = {f"{spent.device}-hours": f"{spent.hours:.3g}",
+             f"tokens a {spent.device}-hour": short_count(spent.tokens_per_hour)} if spent else {}
     cards = {
         "optimizer steps": f"{last.get('step', 0):,}",
-        "tokens": _count(float(last.get("tokens") or 0)),
+        "tokens": short_count(float(last.get("tokens") or 0)),
         "epochs": f"{float(last.get('epoch') or 0):.2f}",
-        "tokens a second": _count(_median(run.curve("train", "step", "tokens_per_s")[1])),
-        **{name: f"{value:.3g}" for name, value in hours.items()},
+        "tokens a second": short_count(_median(run.curve("train", "step", "tokens_per_s")[1])),
+        **costs,
         "ended by": str(end.get("reason") or "not ended").replace("_", " "),
     }
     return "".join(f"<div><dd>{escape(value)}</dd><dt>{escape(name)}</dt></div>" for name, value in cards.items())
-
-
-def _count(value: float) -> str:
-    """12345678 -> 12.3M."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"
 
 
 def _median(values: list[float]) -> float:
@@ -137,13 +140,21 @@ def _result(run: Run, evaluation: Mapping[str, object] | None) -> str:
         ordered = sorted(rows.items(), key=lambda item: item[1])
         tables.append(table(["", f"bits per {unit}"], [(name, f"{value:.4f}") for name, value in ordered], highlight=MODEL))
         svg = gains(list(rows), list(rows.values()), by_name["uniform"], MODEL, unit=unit)
-        picture = _figure(svg, "The model among baselines that only count, on the same held-out bases. Labels: bits per " + unit)
+        picture = figure(svg, "The model among baselines that only count, on the same held-out bases. Labels: bits per " + unit)
     notes = "".join(f"<p class=note>{escape(note)}.</p>" for note in evaluation["notes"])
     return f"<p>{escape(facts)}</p><div class=grid><div class=stack>{''.join(tables)}</div>{picture}</div>{notes}"
 
 
-def _training(run: Run, evaluation: Mapping[str, object] | None) -> str:
-    """The curves, a picture each."""
+def _advice(run: Run) -> str:
+    """What stands out, with the settings to change."""
+    found = advise(run.reports, run.config, run.plan())
+    if not found:
+        return "<p>Nothing stands out.</p>"
+    return "<ul class=advice>" + "".join(f"<li>{escape(a.found)}: <strong>{escape(a.change)}</strong>.</li>" for a in found) + "</ul>"
+
+
+def _training(run: Run, evaluation: Mapping[str, object] | None, *, with_rate: bool) -> str:
+    """The curves, a picture each, and what they cost; the rate's stands in the recipe where there is one."""
     in_bits = bool(run.curve("train", "step", "bits_per_base")[0])
     key, y_label = ("bits_per_base", f"bits per {_unit(run.config)}") if in_bits else ("loss", "nats per token")
     levels = _levels(evaluation) if in_bits else []
@@ -151,7 +162,7 @@ def _training(run: Run, evaluation: Mapping[str, object] | None) -> str:
     for x, x_label, log_x in (("step", "optimizer steps", False), ("tokens", "tokens", True)):
         series = [Series("training", *run.curve("train", x, key)), Series("validation", *run.curve("eval", x, key), SECOND, dots=True)]
         pictures.append((curves(_filled(series), x_label=x_label, y_label=y_label, levels=levels, log_x=log_x), f"Loss over {x_label}"))
-    for y, caption in OTHER_CURVES.items():
+    for y, caption in OTHER_CURVES.items() if with_rate else list(OTHER_CURVES.items())[1:]:
         series = _filled([Series("", *run.curve("train", "step", y), FIRST)])
         if series:
             pictures.append((curves(series, x_label="optimizer steps", y_label="", from_zero=True), caption))
@@ -160,7 +171,9 @@ def _training(run: Run, evaluation: Mapping[str, object] | None) -> str:
         warnings.insert(0, "The training loss counts some predicted tokens that were left in sight (80/10/10), so it reads lower; "
                            "validation hides them all, and only it can be compared with the baselines.")
     listed = "".join(f"<p class=note>{escape(message)}</p>" for message in warnings)
-    return f"<div class=grid>{''.join(_figure(svg, caption) for svg, caption in pictures)}</div>{listed}"
+    spent = cost(run)
+    words = f"<p>{escape(in_words(spent))}</p>" if spent else ""
+    return f"{words}{grid(pictures)}{listed}"
 
 
 def _filled(series: Iterable[Series]) -> list[Series]:
@@ -207,17 +220,6 @@ def _environment(run: Run) -> str:
     return table(["", ""], [(name, value) for name, value in flatten(run.environment)])
 
 
-def flatten(value: object, name: str = "") -> list[tuple[str, str]]:
-    """Nested JSON as (dotted name, text) pairs; lists of plain values on one line."""
-    if isinstance(value, Mapping):
-        return [pair for key, inner in value.items() for pair in flatten(inner, f"{name}.{key}" if name else str(key))]
-    if isinstance(value, list) and not any(isinstance(item, Mapping | list) for item in value):
-        return [(name, ", ".join(map(str, value)))]
-    if isinstance(value, list):
-        return [pair for number, inner in enumerate(value) for pair in flatten(inner, f"{name}.{number}")]
-    return [(name, str(value))]
-
-
 def _next(run: Run, link: str, evaluation: Mapping[str, object] | None) -> str:
     """Links to what lies in the run folder, and commands to go on with."""
     links = "".join(f'<li><a href="{quote(f"{link}/{name}")}">{name}</a></li>' for name in LINKED if (run.folder / name).exists())
@@ -229,17 +231,3 @@ def _next(run: Run, link: str, evaluation: Mapping[str, object] | None) -> str:
     if (run.folder / "logs").exists():
         commands.append(f"tensorboard --logdir {folder}/logs")
     return f"<ul>{links}</ul><pre>{escape(chr(10).join(commands))}</pre>"
-
-
-def table(header: list[str], rows: Iterable[tuple[str, ...]], *, highlight: str | None = None) -> str:
-    """An HTML table of plain text; `highlight` is the first cell of a row that stands out."""
-    head = f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in header)}</tr>" if any(header) else ""
-    body = ""
-    for row in rows:
-        mark = " class=highlight" if row[0] == highlight else ""
-        body += f"<tr{mark}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
-    return f"<div class=scroll><table>{head}{body}</table></div>"
-
-
-def _figure(svg: str, caption: str) -> str:
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"

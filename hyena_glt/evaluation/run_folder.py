@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import Config, load_config
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..files import atomic_write
-from ..training.checkpoint import CHECKPOINTS
-from ..training.metrics import METRICS_FILE, Report, read_reports
+from ..training.checkpoint import CHECKPOINTS, Progress, newest_whole, read_info
+from ..training.metrics import METRICS_FILE, ROLLED_BACK, Report, read_reports
+from ..training.plan import Plan, make_plan
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -28,6 +29,8 @@ class Run:
     """environment.json, empty where there is none."""
     evaluations: list[dict[str, object]]
     """The entries of evaluation.json, the newest last."""
+    progress: Progress = field(default_factory=Progress)
+    """Of the newest whole checkpoint; that of a run at its start where there is none."""
 
     @property
     def evaluation(self) -> dict[str, object] | None:
@@ -48,6 +51,27 @@ class Run:
     def last(self, kind: str) -> Report:
         """The last report of `kind`, or an empty one."""
         return next((r for r in reversed(self.reports) if r["kind"] == kind), {})
+
+    @property
+    def last_step(self) -> Report:
+        """The last report of a step that was taken."""
+        return max((self.last("end"), self.last("eval"), self.last("train")), key=lambda report: report.get("step") or -1)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run came to an end of its own, and was not merely stopped or killed."""
+        return self.last("end").get("reason") in ("finished", "early_stopping")
+
+    def plan(self) -> Plan | None:
+        """The plan as the run last followed it, from its settings and what its start report counted; None where that is not known."""
+        start = self.last("start")
+        counted = {name: start.get(name) for name in ("world_size", "num_rows", "width", "padding_share", "global_rows")}
+        if None in counted.values():
+            return None
+        try:
+            return make_plan(self.config.training, self.config.curriculum, moves=self.progress.moves, **counted)  # type: ignore[arg-type]
+        except ConfigError:  # config.yaml is that of a start which came to nothing
+            return None
 
 
 def run_folder_of(path: str | Path) -> Path:
@@ -78,21 +102,31 @@ def read_run(path: str | Path) -> Run:
         reports,
         json.loads(environment.read_text()) if environment.is_file() else {},
         read_evaluations(folder),
+        _progress(folder),
     )
+
+
+def _progress(folder: Path) -> Progress:
+    newest = newest_whole(folder, [])
+    return read_info(newest).progress if newest else Progress()
 
 
 def reports_that_count(written: Iterable[Report]) -> list[Report]:
     """The reports of a run in the order of their steps, of each kind one a step (warnings: one a message).
 
-    A resumed run goes on in the same file. Its "start" line takes back what an earlier start wrote beyond that step, and of
-    two lines for one step the later wins.
+    A resumed run goes on in the same file. Its "start" line takes back what an earlier start wrote beyond that step, but for the
+    roll-back that led to it, and of two lines for one step the later wins.
     """
     reports: dict[tuple[str, int, str | None], Report] = {}
     for report in written:
         if report["kind"] == "start":
-            reports = {key: old for key, old in reports.items() if key[1] <= report["step"] and key[0] != "end"}
+            reports = {key: old for key, old in reports.items() if (key[1] <= report["step"] and key[0] != "end") or _rolled_back(old)}
         reports[report["kind"], report["step"], report.get("message")] = report
     return sorted(reports.values(), key=lambda report: report["step"])
+
+
+def _rolled_back(report: Report) -> bool:
+    return report.get("event") == ROLLED_BACK
 
 
 def read_evaluations(folder: Path) -> list[dict[str, object]]:

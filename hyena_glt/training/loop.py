@@ -27,7 +27,18 @@ from .checkpoint import (
     step_name,
 )
 from .guard import MAX_BAD_STEPS, after_evaluation, after_good_step, fault, is_guarded, stage_ended
-from .metrics import Meter, Report, bits_per_base, by_domain, device_metrics, loss_metrics, peak_flops
+from .metrics import (
+    ROLLED_BACK,
+    SKIPPED,
+    Meter,
+    Report,
+    bits_per_base,
+    by_domain,
+    device_facts,
+    device_metrics,
+    loss_metrics,
+    peak_flops,
+)
 from .precision import next_loss_scale
 from .prepare import Run, prepare
 from .statistics import observed, statistics
@@ -144,14 +155,16 @@ def _answer(run: Run, found: str) -> None:
         many = f", the {MAX_BAD_STEPS + 1}th bad step in a row" if progress.bad_steps >= MAX_BAD_STEPS else ""
         raise ClusterError(f"{found} at step {number}{many}; nothing of it was saved. {LOWER_RATE}")
     if checkpoint is None:
-        run.write({"kind": "warning", "step": number, "message": f"{found} at step {number}: the step was left out"})
+        run.write({"kind": "warning", "step": number, "message": f"{found} at step {number}: the step was left out", "event": SKIPPED})
         run.progress = replace(progress, bad_steps=progress.bad_steps + 1)
         return
     before = read_info(checkpoint).progress
     course = run.feed.course
     rows = course.position(number) - course.position(before.step)
-    run.write({"kind": "warning", "step": number,
-                 "message": f"{found} at step {number}: back to step {before.step}, leaving out the {rows:,} rows since"})
+    run.write({
+        "kind": "warning", "step": number, "event": ROLLED_BACK, "back_to": before.step,
+        "message": f"{found} at step {number}: back to step {before.step}, leaving out the {rows:,} rows since",
+    })
     raise RolledBack(replace(before, skips=[*before.skips, [before.step, rows]], bad_steps=progress.bad_steps + 1))
 
 
@@ -331,18 +344,21 @@ def _position(run: Run, kind: str) -> Report:
 
 
 def _start_report(run: Run) -> None:
-    device = run.worker.device
     run.write({
         **_position(run, "start"), "parameters": run.num_parameters, "world_size": run.worker.world_size, "precision": run.precision,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", "zero_stage": run.cfg.hardware.zero_stage,
+        **device_facts(run.worker.device), "zero_stage": run.cfg.hardware.zero_stage,
         "accumulation_steps": run.plan.accumulation_steps, "global_rows": run.plan.global_rows,
+        # With these a reader works out the plan from the run folder alone, also where the data are gone.
+        "num_rows": run.plan.num_rows, "width": run.plan.width, "padding_share": run.mixture.padding_share,
     })
 
 
 def _end_report(run: Run) -> None:
-    kind = "gpu_hours" if run.worker.device.type == "cuda" else "cpu_hours"
-    per_worker = run.cfg.cluster.gpus_per_worker if run.worker.device.type == "cuda" else run.cfg.cluster.cpus_per_worker
-    report = _position(run, "end") | {"reason": run.progress.stopped_by, kind: run.worker_seconds() * per_worker / 3600.0}
+    device = "gpu" if run.worker.device.type == "cuda" else "cpu"
+    per_worker = run.cfg.cluster.gpus_per_worker if device == "gpu" else run.cfg.cluster.cpus_per_worker
+    hours = run.worker_seconds() * per_worker / 3600.0
+    cost = {f"{device}_hours": hours, f"tokens_per_{device}_hour": run.progress.tokens / hours}
+    report = _position(run, "end") | {"reason": run.progress.stopped_by, **cost}
     run.write(report)
     run.worker.report(report)
 

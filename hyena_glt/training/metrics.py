@@ -1,6 +1,6 @@
 """What a run reports, and where: metrics.jsonl, TensorBoard, W&B. Rank 0 writes; runs on the workers.
 
-Every report is one flat dict of plain numbers. `kind` is "start", "train", "eval" or "end".
+Every report is one flat dict of plain numbers and strings. `kind` is "start", "train", "eval", "statistics", "warning" or "end".
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ Report = dict[str, Any]
 
 METRICS_FILE = "metrics.jsonl"
 WANDB_ID_FILE = "wandb_id"
+
+SKIPPED, ROLLED_BACK = "skipped", "rolled_back"
+"""`event` of a warning about a bad step: it was left out, or the run went back to its checkpoint of step `back_to`."""
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12}
 """Dense bf16 operations per second, from the vendors' data sheets."""
@@ -61,6 +64,13 @@ def peak_flops(device: torch.device) -> float | None:
         return None
     name = torch.cuda.get_device_name(device)
     return next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
+
+
+def device_facts(device: torch.device) -> Report:
+    """Name of this rank's device and, for a GPU, its whole memory in GB."""
+    if device.type != "cuda":
+        return {"device": "cpu"}
+    return {"device": torch.cuda.get_device_name(device), "device_memory_gb": torch.cuda.get_device_properties(device).total_memory / 1e9}
 
 
 def device_metrics(device: torch.device) -> Report:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..config.recipe import CurriculumConfig
 from ..config.tree import Config, TrainingConfig
@@ -81,6 +81,26 @@ Part = TypeVar("Part", Stage, Stretch)
 
 def _last_begun(parts: Sequence[Part], step: int) -> Part:
     return parts[max(0, bisect_right([part.first_step for part in parts], step) - 1)]
+
+
+def states(plan: Plan) -> list[dict[str, Any]]:
+    """Each step at which something changes, with all that holds from then on."""
+    starts = sorted({part.first_step for parts in (plan.timeline.stages, plan.timeline.stretches) for part in parts})
+    return [_state(plan, step) for step in starts]
+
+
+def _state(plan: Plan, step: int) -> dict[str, Any]:
+    stage, stretch = plan.stage(step), plan.stretch(step)
+    optional = {
+        "min_learning_rate": None if stage.schedule == "constant" else stage.floor,
+        "mask_probability": stretch.mask_probability, "difficulty": stretch.difficulty, "dropout": stage.dropout,
+        "mixture_weights": stretch.mixture_weights and list(stretch.mixture_weights),
+    }
+    return {
+        "step": step, "epoch": plan.epoch(step), "stage": stage.name, "peak_learning_rate": stage.peak, "schedule": stage.schedule,
+        "warmup_steps": stage.warmup_steps, "rows": stretch.rows, "tokens_per_row": stretch.sequence_length or plan.width,
+        "tokens_per_step": stretch.rows * plan.width,
+    } | {name: value for name, value in optional.items() if value is not None}
 
 
 def divide_batch(global_rows: int, batch_size: int, world_size: int) -> int:

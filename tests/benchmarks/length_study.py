@@ -44,10 +44,10 @@ def run(data: Path, out: Path, names: Iterable[str], settings: list[str]) -> Non
     """Each sweep goes on where an earlier start of it ended."""
     for name in names:
         dataset, space, own = SWEEPS[name]
+        given = [f"data.train_path={data / dataset}", f"tune.output_dir={out / name}", *own, *settings]
         command = [
             sys.executable, "-m", "hyena_glt.cli", "sweep", str(HERE / "study" / "study.yaml"),
-            "--space", str(HERE / "study" / f"{space}.yaml"),
-            f"data.train_path={data / dataset}", f"tune.output_dir={out / name}", *own, *settings,
+            "--space", str(HERE / "study" / f"{space}.yaml"), *{setting.split("=")[0]: setting for setting in given}.values(),
         ]
         subprocess.run(command, check=True)
         (out / f"{name}.json").write_text(json.dumps(records(out / name), indent=1))

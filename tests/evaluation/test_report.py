@@ -8,7 +8,8 @@ import pytest
 
 from hyena_glt.config import config_from_dict
 from hyena_glt.evaluation.figures import MAX_POINTS, Level, Series, curves, gains
-from hyena_glt.evaluation.report import flatten, table, verdict
+from hyena_glt.evaluation.parts import flatten, table
+from hyena_glt.evaluation.report import verdict
 from hyena_glt.evaluation.run_folder import Run
 
 BASELINES = {"uniform": 2.0, "markov_0": 1.99, "markov_1": 1.95, "markov_2": 1.9}

@@ -34,6 +34,15 @@ def test_warnings_of_one_step_all_stay():
     assert reports_that_count(warnings) == warnings[:2]
 
 
+def test_the_roll_back_that_led_to_a_start_stays():
+    back = {"kind": "warning", "step": 15, "message": "a spike", "event": "rolled_back", "back_to": 10}
+    written = [
+        {"kind": "start", "step": 0}, {"kind": "train", "step": 12, "loss": 3.0}, {"kind": "warning", "step": 12, "message": "a"}, back,
+        {"kind": "start", "step": 10}, {"kind": "train", "step": 11, "loss": 2.0},
+    ]
+    assert [report["step"] for report in reports_that_count(written)] == [0, 10, 11, 15] and back in reports_that_count(written)
+
+
 def test_a_line_cut_short_is_left_out(tmp_path):
     (tmp_path / "config.yaml").write_text("{}")
     whole = {"kind": "train", "step": 5, "loss": 1.0}

@@ -10,6 +10,7 @@ import pytest
 
 from hyena_glt.config import load_config
 from hyena_glt.errors import CheckpointError, ClusterError, ConfigError, DataError, HyenaError
+from hyena_glt.evaluation.run_folder import read_run
 from hyena_glt.inference import load_model
 from hyena_glt.training.metrics import METRICS_FILE, last_reports, read_reports
 from pipelines.preprocess import preprocess
@@ -58,6 +59,9 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 def test_a_run_leaves_what_was_promised(trained: tuple[Path, dict], data: Path) -> None:
     run, result = trained
     assert result["status"] == "finished" and result["steps"] == 4 and result["val_loss"] > 0 and result["cpu_hours"] > 0
+    assert result["tokens_per_cpu_hour"] == pytest.approx(result["tokens"] / result["cpu_hours"])
+    plan = read_run(run).plan()
+    assert (plan.total_steps, plan.world_size, plan.width) == (4, 2, 64), "the run folder alone tells the plan"
     assert {p.name for p in run.iterdir()} >= {"config.yaml", "environment.json", METRICS_FILE, "logs", "checkpoints"}
     assert list((run / "logs").glob("events*"))
     environment = json.loads((run / "environment.json").read_text())

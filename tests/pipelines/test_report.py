@@ -69,9 +69,9 @@ def test_before_and_after_the_evaluation(run, tmp_path):
     evaluate(str(run))
     result, page = page_of(run, tmp_path)
     assert "bits per base on held-out windows" in result["verdict"] and result["verdict"] in page
-    for text in ("Markov order 8", "Loss over tokens", "Learning rate", "Gradient norm", "Tokens a second", "CPU-hours", "lambda.fa",
-                 "shorter than min_length", "max_position_embeddings: 128", "hyena-glt pretrain tiny.yaml", "versions.torch",
-                 'href="../../'):
+    for text in ("Markov order 8", "Advice", "tokens a CPU-hour", "Loss over tokens", "Learning rate", "Gradient norm", "Tokens a second",
+                 "CPU-hours", "lambda.fa", "shorter than min_length", "max_position_embeddings: 128", "hyena-glt pretrain tiny.yaml",
+                 "versions.torch", 'href="../../'):
         assert text in page, text
     assert page.count("<svg ") == 6
 

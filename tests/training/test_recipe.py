@@ -155,7 +155,9 @@ def test_a_roll_back_leaves_out_the_rows_since_the_checkpoint(
     taken = [next(n for n, inputs in enumerate(plain) if torch.equal(inputs, batch.inputs)) for batch in batches]
     assert taken == [0, 1, 2, 3, 4, 5, 6, 7], "steps 4 and 5 are gone, with their rows"
     assert progress.step == 6 and progress.skips == [[3, 8]] and progress.bad_steps == 0
-    assert "at step 5: back to step 3, leaving out the 8 rows since" in reports(tmp_path / "run", "warning")[0]["message"]
+    (warning,) = reports(tmp_path / "run", "warning")
+    assert "at step 5: back to step 3, leaving out the 8 rows since" in warning["message"]
+    assert (warning["event"], warning["step"], warning["back_to"]) == ("rolled_back", 5, 3)
 
 
 @pytest.mark.parametrize("choice", ["skip", "roll_back", "stop"])
