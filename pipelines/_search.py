@@ -151,8 +151,10 @@ class Suggestions(Searcher):
     """Optuna's next settings, each written down as a trial before it starts; first those of trials that have begun."""
 
     def __init__(self, sweep: Path, space: Space, job: Config, *, begun: Sequence[Trial], past: Past, seed: int) -> None:
+        from optuna.logging import ERROR, set_verbosity
         from ray.tune.search.optuna import OptunaSearch
 
+        set_verbosity(ERROR)
         mode = METRICS[space.metric].mode
         super().__init__(metric=VALUE, mode=mode)
         self._sweep, self._space, self._job = sweep, space, job

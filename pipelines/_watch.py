@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
@@ -19,6 +20,7 @@ from tune_spaces.domains import text
 
 from ._trial import ENDING_FILE, VALUE
 
+STATE_FILE = "state.json"
 SECONDS_BETWEEN_LINES = 30.0
 GRACE_S = 300.0
 """How long trials may take to save when a sweep ends before them."""
@@ -73,6 +75,17 @@ class Budget:
             atomic_write(self.sweep / ENDING_FILE, reason)
 
 
+    def save(self) -> None:
+        """Keep the hours for a later start, however this one ends."""
+        atomic_write(self.sweep / STATE_FILE, json.dumps({"hours": self.hours}) + "\n")
+
+
+def hours_before(sweep: Path) -> float:
+    """Wall time of earlier starts of a sweep."""
+    path = sweep / STATE_FILE
+    return float(json.loads(path.read_text())["hours"]) if path.exists() else 0.0
+
+
 class Watch(tune.Callback):
     """Told of everything that happens to trials."""
 
@@ -113,6 +126,7 @@ class Watch(tune.Callback):
             self._await_the_running(trials)
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
+            self._budget.save()
             running = [f"{trial} at step {trial.last_result.get('step', 0)}" for trial in trials if trial.status == TuneTrial.RUNNING]
             best = f", best {self._metric} {self._best_value():.4f}" if self._best else ""
             print(f"{self._ended} of {self._num_trials} trials ended, running {', '.join(running) or 'none'}{best}, "

@@ -24,7 +24,7 @@ from ray.util.placement_group import PlacementGroup
 from hyena_glt.config import Config, TuneConfig, changed_settings, dump_config, load_config, require_built
 from hyena_glt.data.mixture import Mixture
 from hyena_glt.errors import ConfigError
-from hyena_glt.evaluation.sweep_folder import PARQUET_FILE, SPACE_FILE, STATE_FILE, Sweep, read_sweep, write_parquet
+from hyena_glt.evaluation.sweep_folder import PARQUET_FILE, SPACE_FILE, Sweep, read_sweep, write_parquet
 from hyena_glt.evaluation.sweep_page import render
 from hyena_glt.files import atomic_write
 from hyena_glt.training.launch import in_thread, stop_on_interrupt
@@ -37,7 +37,7 @@ from tune_spaces import METRICS, Space, load_space
 from ._ray import start_ray
 from ._search import Past, Suggestions, build_scheduler, plan_trials, require_search
 from ._trial import BUSY, CONFIG, ENDING_FILE, TrialActor, recorded_validations
-from ._watch import Budget, EarlyEnd, Watch
+from ._watch import Budget, EarlyEnd, Watch, hours_before
 from .pretrain import FREE_SECTIONS, resolve, workers_on_cluster
 
 TUNE_FOLDER, BEST_FILE, PAGE_FILE = ".ray", "best.yaml", "sweep.html"
@@ -89,7 +89,7 @@ def sweep(cfg: Config, *, dry_run: bool = False) -> dict[str, Any]:
     space = _space(cfg)
     require_search(space)
     cfg, folder = _with_folder(cfg)
-    cfg, mixture = resolve(cfg)
+    cfg, mixture = resolve(_for_trials(cfg, space))
     if not cfg.data.val_path:
         raise ConfigError("data.val_path: a sweep compares trials by their validation, and there is no such split; preprocess with one")
     _refuse_other_sweep(cfg, space, folder)
@@ -121,6 +121,13 @@ def _with_folder(cfg: Config) -> tuple[Config, Path]:
     assert cfg.tune is not None
     folder = Path(cfg.tune.output_dir or f"runs/{cfg.model.name}-sweep").absolute()
     return replace(cfg, tune=replace(cfg.tune, output_dir=str(folder))), folder
+
+
+def _for_trials(cfg: Config, space: Space) -> Config:
+    """With a checkpoint at each validation where trials take over each other's."""
+    if space.scheduler.kind != "pbt":
+        return cfg
+    return replace(cfg, logging=replace(cfg.logging, save_interval=cfg.logging.eval_interval))
 
 
 def _refuse_other_sweep(cfg: Config, space: Space, folder: Path) -> None:
@@ -243,7 +250,7 @@ def _claim(job: Job) -> None:
     (job.folder / ENDING_FILE).unlink(missing_ok=True)
     shutil.rmtree(job.folder / TUNE_FOLDER, ignore_errors=True)
     atomic_write(job.folder / OWNER_FILE, job.start)
-    atomic_write(job.folder / CONFIG, dump_config(_for_trials(job)))
+    atomic_write(job.folder / CONFIG, dump_config(job.cfg))
     atomic_write(job.folder / SPACE_FILE, json.dumps(_space_as_json(job.space), indent=1) + "\n")
     for busy in (job.folder / TRIALS).glob(f"*{BUSY}"):  # of a driver that was killed, and its actors with it
         busy.unlink()
@@ -253,45 +260,31 @@ def _claim(job: Job) -> None:
             write_trial(job.folder, trial)
 
 
-def _for_trials(job: Job) -> Config:
-    """With a checkpoint at each validation where trials take over each other's."""
-    if job.space.scheduler.kind != "pbt":
-        return job.cfg
-    return replace(job.cfg, logging=replace(job.cfg.logging, save_interval=job.cfg.logging.eval_interval))
-
-
 def _run(job: Job) -> str | None:
     """Run the trials that have not ended; why it ended before all had, if it did."""
     trials = read_trials(job.folder)
     past: Past = [(trial, recorded_validations(run_folder(job.folder, trial.id))) for trial in trials if trial.has_ended]
-    begun = [trial for trial in trials if not trial.has_ended]
     left = job.space.num_trials - len(past)
+    begun = [trial for trial in trials if not trial.has_ended][: max(0, left)]
     if left <= 0:
         log.warning("this sweep has ended already; its result follows. More trials (tune.num_trials) go on")
         return None
     if trials and past:
         log.info("going on: %d trials have ended, %d are left", len(past), left)
-    state = _read_state(job.folder)
     seconds = job.workers * (job.cfg.cluster.gpus_per_worker if job.use_gpu else job.cfg.cluster.cpus_per_worker)
-    budget = Budget(
-        job.folder, job.tune.max_tokens, job.tune.max_device_hours, job.tune.max_hours, seconds, hours_before=state.get("hours", 0.0)
-    )
+    limits = (job.tune.max_tokens, job.tune.max_device_hours, job.tune.max_hours)
+    budget = Budget(job.folder, *limits, seconds, hours_before=hours_before(job.folder))
     _note_what_was_used(job, trials, budget)
     watch = Watch(
         job.folder, budget, num_trials=job.space.num_trials, ended=len(past), metric=job.space.metric, paths=list(job.space.settings)
     )
     if budget.reason is None:
         _fit(job, watch, budget, begun, past, left)
-    atomic_write(job.folder / STATE_FILE, json.dumps({"hours": budget.hours, "ended_by": budget.reason}) + "\n")
+    budget.save()
     (job.folder / ENDING_FILE).unlink(missing_ok=True)
     if budget.reason:
         log.warning("%s", budget.reason)
     return budget.reason
-
-
-def _read_state(folder: Path) -> dict[str, Any]:
-    path = folder / STATE_FILE
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _note_what_was_used(job: Job, trials: list[Trial], budget: Budget) -> None:

@@ -16,7 +16,7 @@ from ..training.metrics import METRICS_FILE, Report, read_reports
 from ..training.trials import Trial, read_trials, run_folder, spent
 from .run_folder import reports_that_count
 
-SPACE_FILE, STATE_FILE, PARQUET_FILE = "space.json", "state.json", "sweep.parquet"
+SPACE_FILE, PARQUET_FILE = "space.json", "sweep.parquet"
 FIGURES = {"val_loss": "loss", "val_bits_per_base": "bits_per_base", "val_accuracy": "accuracy"}
 """Metric of a sweep to its name in metrics.jsonl."""
 

@@ -36,7 +36,7 @@ settings:
   training.weight_decay: {choice: [0.0, 0.1]}
   model.dropout: {uniform: [0.0, 0.2]}
 num_trials: %d
-scheduler: {kind: asha, grace_fraction: 0.038, reduction_factor: 3}
+scheduler: {kind: asha, grace_fraction: 0.037, reduction_factor: 3}
 """
 SETTINGS = [
     "model.name=tiny", "model.hidden_size=16", "model.num_layers=2", "model.num_attention_heads=2", "model.max_position_embeddings=64",
