@@ -14,7 +14,7 @@ class Cost:
 
     device: str
     """GPU or CPU."""
-    devices: int
+    devices: float
     """Of all workers together, at the last start."""
     hours: float
     tokens: int
@@ -35,7 +35,8 @@ def cost(run: Run) -> Cost | None:
     if not elapsed_s:
         return None
     device = "CPU" if start.get("device", "cpu") == "cpu" else "GPU"
-    devices = workers * (run.config.cluster.cpus_per_worker if device == "CPU" else 1)
+    cluster = run.config.cluster
+    devices = workers * (cluster.cpus_per_worker if device == "CPU" else cluster.gpus_per_worker)
     hours, steps_left = elapsed_s * devices / 3600.0, max(0, last.get("total_steps", 0) - last["step"])
     left = None if run.has_ended or not steps_left else hours * _rest(run, last["step"], steps_left)
     return Cost(device, devices, hours, int(last.get("tokens") or 0), left, steps_left)

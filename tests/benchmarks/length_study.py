@@ -141,6 +141,8 @@ def table(out: Path, results: Path) -> None:
     if sizes:
         parts += ["## Learning rate", _facts([one for trials in sizes.values() for one in trials]),
                   markdown(["rate", *(f"{size}, bits per base" for size in sizes)], rate_rows(sizes))]
+    if missing := [name for name in SWEEPS if name not in found]:
+        parts.append(f"Not run: {', '.join(missing)}.")
     (results / "length_study.json").write_text(json.dumps(found, indent=1) + "\n")
     (results / "length_study.md").write_text("\n\n".join(parts) + "\n")
 
