@@ -92,6 +92,7 @@ def pretrain(
     info = earlier_start(cfg, run, mixture.checksum())
     with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
         workers, use_gpu = workers_on_cluster(cfg)
+        _check_world_size(cfg, info, workers)
         moves, global_rows = (info.progress.moves, info.global_rows) if info else ({}, None)
         plan = plan_run(cfg, mixture, world_size=workers, global_rows=global_rows, moves=moves)
         if not use_gpu:
@@ -239,6 +240,16 @@ def earlier_start(cfg: Config, run: Path, data_checksum: str) -> CheckpointInfo 
     if info.has_optimizer and info.zero_stage != cfg.hardware.zero_stage:
         raise ConfigError(f"hardware.zero_stage: {run} was started with {info.zero_stage}, and a run keeps its stage; set it back")
     return info
+
+
+def _check_world_size(cfg: Config, info: CheckpointInfo | None, workers: int) -> None:
+    """ConfigError where the optimizer's shards cannot be divided anew."""
+    optimizer = cfg.training.optimizer
+    if info and info.has_optimizer and info.world_size != workers and optimizer != "adamw" and info.zero_stage > 0:
+        raise ConfigError(
+            f"cluster.train_workers: this run's checkpoint was written by {info.world_size} workers, and {workers} are asked for; DeepSpeed "
+            f"can divide the state of adamw anew, not that of {optimizer}. Give it {info.world_size} workers again"
+        )
 
 
 def _is_free(key: str) -> bool:

@@ -199,3 +199,12 @@ def test_training_starts_from_the_first_weights(data: Path, tmp_path: Path) -> N
     last = load_model(tmp_path / "run" / "checkpoints" / "latest").model.state_dict()
     assert result["steps"] == 1 and re.search("step_00000001$", result["checkpoint"])
     assert all((first[name] - last[name]).abs().max() < 1e-6 for name in first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["lion", "muon"])
+def test_only_adamw_goes_on_with_another_number_of_workers(data: Path, tmp_path: Path, optimizer: str) -> None:
+    settings = [f"training.optimizer={optimizer}", "training.learning_rate=1e-3", "training.batch_size=2"]
+    pretrain(config(data, tmp_path / "run", *settings, "cluster.train_workers=1", "training.gradient_accumulation_steps=2"))
+    with pytest.raises(ConfigError, match=f"written by 1 workers, and 2 are asked for; DeepSpeed can divide .*, not that of {optimizer}"):
+        pretrain(config(data, tmp_path / "run", *settings, "cluster.train_workers=2", "training.gradient_accumulation_steps=2"))
