@@ -247,8 +247,8 @@ def _check_world_size(cfg: Config, info: CheckpointInfo | None, workers: int) ->
     optimizer = cfg.training.optimizer
     if info and info.has_optimizer and info.world_size != workers and optimizer != "adamw" and info.zero_stage > 0:
         raise ConfigError(
-            f"cluster.train_workers: this run's checkpoint was written by {info.world_size} workers, and {workers} are asked for; DeepSpeed "
-            f"can divide the state of adamw anew, not that of {optimizer}. Give it {info.world_size} workers again"
+            f"cluster.train_workers: this run's checkpoint was written by {info.world_size} workers, and {workers} are asked for; "
+            f"DeepSpeed can divide the state of adamw anew, not that of {optimizer}. Give it {info.world_size} workers again"
         )
 
 
