@@ -29,8 +29,8 @@ class Course:
     data: DataConfig
     seed: int
     skips: Skips = ()
-    _draws: dict[int, Serving] = field(default_factory=dict, compare=False)
-    """By stretch; worked out once."""
+    _draws: dict[int, Serving] = field(default_factory=dict, init=False, compare=False)
+    """By stretch of this plan; worked out once."""
 
     def position(self, step: int) -> int:
         """Place in the stream of the first row of the step after `step` done ones."""

@@ -250,10 +250,9 @@ def _end_of_stage(run: Run, stage: Stage) -> str | None:
         return "early_stopping"
     elif impatient:
         run.progress = stage_ended(run.progress)
-    plan = run.replan()
-    if plan != run.plan:
-        run.plan = plan
-        run.feed.follow(replace(run.feed.course, plan=plan), step)
+    if run.progress.moves != run.plan.moves:
+        run.plan = run.replan()
+        run.feed.follow(replace(run.feed.course, plan=run.plan), step)
     return None
 
 
