@@ -147,7 +147,8 @@ def make_plan(
     sizes = Sizes(num_rows=num_rows, tokens_per_row=width * (1.0 - padding_share), global_rows=rows)
     timeline = make_timeline(cfg, curriculum, sizes, moves or {})
     plan = Plan(
-        world_size=world_size, batch_size=cfg.batch_size, global_rows=rows, width=width, num_rows=num_rows, timeline=timeline, moves=moves or {},
+        world_size=world_size, batch_size=cfg.batch_size, global_rows=rows, width=width, num_rows=num_rows, timeline=timeline,
+        moves=moves or {},
         notes=tuple(_notes(timeline, rows, num_rows, width, padding_share)),
     )
     for stretch in timeline.stretches:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,7 @@ def rows_of(one: Course, step: int, world_size: int = 1) -> list[tuple[int, int]
 
 LENGTHS = SequenceLengthCurriculum(values=(4, 8, 16), at=(7, 19), by="step")
 BATCHES = BatchSizeCurriculum(values=(0.5, 1.0), at=(11,), by="step")
+SOONER = MixtureWeightsCurriculum(values=((1, 1), (1, 7), (5, 1)), at=(3, 17), by="step")
 WEIGHTS = MixtureWeightsCurriculum(values=((1, 1), (1, 7), (5, 1)), at=(5, 17), by="step")
 
 
@@ -87,6 +90,14 @@ def test_rows_that_are_left_out_never_come(data: DataConfig) -> None:
     assert [rows_of(skipping, step) for step in (0, 1)] == [rows_of(plain, step) for step in (0, 1)]
     assert rows_of(skipping, 2) == rows_of(plain, 4)
     assert skipping.position(3) == plain.position(3) + 24 and skipping.rows_drawn(9) != plain.rows_drawn(9)
+
+
+def test_a_course_with_another_plan_draws_anew(data: DataConfig) -> None:
+    """A plateau moves weights on while the loader has looked ahead in the old plan."""
+    first, other = course(data, CurriculumConfig(mixture_weights=WEIGHTS)), course(data, CurriculumConfig(mixture_weights=SOONER))
+    assert [first.serving(step) for step in range(STEPS)] != [other.serving(step) for step in range(STEPS)]
+    changed = replace(first, plan=other.plan)
+    assert [changed.serving(step) for step in range(STEPS)] == [other.serving(step) for step in range(STEPS)]
 
 
 @pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
