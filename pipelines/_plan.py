@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -39,7 +40,10 @@ def _words(item: tuple[str, Any]) -> str:
 def estimate(cfg: Config, plan: Plan, *, workers: int, use_gpu: bool, steps: int) -> dict[str, Any]:
     """How long the whole run will take, from `steps` real steps, an evaluation and a save on the workers that it will have."""
     timing = _probe(cfg, workers=workers, use_gpu=use_gpu, steps=steps)
-    evaluations, saves = (_count(plan, every) for every in (cfg.logging.eval_interval, cfg.logging.save_interval))
+    saves = -(-plan.total_steps // cfg.logging.save_interval)
+    evaluations = sum(
+        -(-(stage.end_step - stage.first_step) // (stage.eval_interval or cfg.logging.eval_interval)) for stage in plan.timeline.stages
+    )
     rows = plan.rows_before(plan.total_steps)
     seconds = rows * timing.seconds_per_row + evaluations * timing.evaluation_s + saves * timing.save_s
     device = "gpu" if use_gpu else "cpu"
@@ -57,10 +61,6 @@ def estimate(cfg: Config, plan: Plan, *, workers: int, use_gpu: bool, steps: int
     }
 
 
-def _count(plan: Plan, every: int) -> int:
-    return -(-plan.total_steps // every)
-
-
 def _probe(cfg: Config, *, workers: int, use_gpu: bool, steps: int) -> Timing:
     """A run of its own in a hidden folder beside the run folder, which every worker sees and which goes again."""
     beside = Path(str(cfg.training.output_dir)).parent
@@ -73,7 +73,8 @@ def _probe(cfg: Config, *, workers: int, use_gpu: bool, steps: int) -> Timing:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if made:
-            beside.rmdir()
+            with suppress(OSError):  # another run may have begun there meanwhile
+                beside.rmdir()
 
 
 def _without_services(cfg: Config, folder: Path) -> Config:

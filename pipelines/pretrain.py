@@ -67,7 +67,8 @@ FREE_SECTIONS = ("preprocessing", "tokenization", "output", "hardware", "cluster
 """Sections that may change when a run goes on; the first three have done their work."""
 FREE_SETTINGS = (
     "training.num_epochs", "training.max_steps", "training.max_tokens", "training.early_stopping_patience", "training.eval_max_rows",
-    "training.init_from", "training.output_dir", "training.on_bad_step", "training.spike_factor", "model.vocab_size",
+    "training.init_from", "training.output_dir", "training.batch_size", "training.gradient_accumulation_steps",
+    "training.on_bad_step", "training.spike_factor", "model.vocab_size",
 )
 COSTS = ("cpu_hours", "gpu_hours", "tokens_per_cpu_hour", "tokens_per_gpu_hour")
 
@@ -243,8 +244,14 @@ def earlier_start(cfg: Config, run: Path, data_checksum: str) -> CheckpointInfo 
 
 
 def _check_world_size(cfg: Config, info: CheckpointInfo | None, workers: int) -> None:
-    """ConfigError where the optimizer's shards cannot be divided anew."""
-    optimizer = cfg.training.optimizer
+    """ConfigError where the same workers would take another global batch, and where the optimizer's shards cannot be divided anew."""
+    training, optimizer = cfg.training, cfg.training.optimizer
+    asked = workers * training.batch_size * training.gradient_accumulation_steps
+    if info and info.world_size == workers and info.global_rows not in (None, asked):
+        raise ConfigError(
+            f"training.batch_size: a run keeps its global batch, here {info.global_rows} rows, and {workers} workers x batch_size "
+            f"{training.batch_size} x gradient_accumulation_steps {training.gradient_accumulation_steps} are {asked}; make them equal"
+        )
     if info and info.has_optimizer and info.world_size != workers and optimizer != "adamw" and info.zero_stage > 0:
         raise ConfigError(
             f"cluster.train_workers: this run's checkpoint was written by {info.world_size} workers, and {workers} are asked for; "

@@ -181,6 +181,8 @@ def _plans(cfg: Config, space: Space, planned: list[Trial], mixture: Mixture, wo
     for settings in [*[trial.settings for trial in planned], *listed]:
         try:
             trial = trial_config(cfg, settings, None)
+            if any(stage.eval_interval for stage in trial.training.stages):
+                raise ConfigError("training.stages: trials wait at each logging.eval_interval; leave the stages' eval_interval out")
             plans.append(plan_run(trial, mixture, world_size=workers))
         except ConfigError as error:
             problems += [f"a trial cannot run with {settings}: {problem}" for problem in error.problems]

@@ -463,8 +463,14 @@ class Config:
         length, limit = self.data.sequence_length, self.model.max_position_embeddings
         gpus, workers = self.hardware.num_gpus, self.cluster.train_workers
         masked = self.tasks.masked_lm is not None and self.tasks.masked_lm.weight > 0
+        leaves_out_steps = self.training.on_bad_step == "skip" or self.hardware.precision == "fp16"
         require(
             *self._curriculum_rules(masked),
+            (
+                self.training.optimizer != "muon" or self.hardware.zero_stage < 3 or not leaves_out_steps,
+                "training.optimizer: muon under zero_stage 3 keeps what a step that is left out did to its momentum; "
+                "take zero_stage 0 to 2, or another on_bad_step or precision",
+            ),
             (
                 shared >= overlap,
                 f"tokenization.stride ({stride or window}) must be at most {window - overlap}, so that windows of "

@@ -16,7 +16,6 @@ from ..tokenizers.base import PAD, UNK
 from .dataset import Rows, TokenRows
 from .mixture import Mixture
 
-RANKS_FILE = "difficulty.npz"
 ROWS_AT_ONCE = 1024
 LOW_WEIGHT = 1.0
 """Tokens that weigh less than this lie in repeats."""

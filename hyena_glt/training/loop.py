@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from dataclasses import replace
 
@@ -62,6 +63,14 @@ def train(cfg: Config, worker: Worker) -> Progress:
             rolled_back = again.progress
         finally:
             run.close()
+            del run
+        _free_memory()  # of the engine that was left, before another is built
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 class RolledBack(Exception):
@@ -119,7 +128,7 @@ def _accumulate(run: Run, batches: list[Batch], weight: float) -> bool:
     """Add up the gradient of the global batch; False where the step is bad and was left out."""
     step_loss = torch.zeros((), device=run.worker.device)
     # DeepSpeed averages gradients over workers; a mean over the scored tokens of all of them is wanted.
-    factor = run.worker.world_size / weight
+    factor, sums = run.worker.world_size / weight, []
     for number, batch in enumerate(batches, 1):
         last = number == len(batches)
         loss_sum, hits = run.engine.loss(batch.to(run.worker.device))
@@ -128,7 +137,9 @@ def _accumulate(run: Run, batches: list[Batch], weight: float) -> bool:
             run.engine.drop(loss_sum * factor)
             return False
         run.engine.backward(loss_sum * factor, last=last)
-        run.meter.add(loss_sum.detach(), hits.detach(), batch)
+        sums.append((loss_sum.detach(), hits.detach(), batch))
+    for measured in sums:  # only now: nothing of a step that was left out is counted
+        run.meter.add(*measured)
     return True
 
 
@@ -158,14 +169,18 @@ def _answer(run: Run, found: str) -> None:
         run.write({"kind": "warning", "step": number, "message": f"{found} at step {number}: the step was left out", "event": SKIPPED})
         run.progress = replace(progress, bad_steps=progress.bad_steps + 1)
         return
-    before = read_info(checkpoint).progress
-    course = run.feed.course
+    before, course = read_info(checkpoint).progress, run.feed.course
     rows = course.position(number) - course.position(before.step)
+    skips = [skip for skip in progress.skips if skip[0] <= before.step]  # the checkpoint does not know of those made since
+    if sum(step == before.step for step, _ in skips) >= MAX_BAD_STEPS:
+        raise ClusterError(f"{found} at step {number}, after {MAX_BAD_STEPS} roll-backs to step {before.step}. {LOWER_RATE}")
     run.write({
         "kind": "warning", "step": number, "event": ROLLED_BACK, "back_to": before.step,
         "message": f"{found} at step {number}: back to step {before.step}, leaving out the {rows:,} rows since",
     })
-    raise RolledBack(replace(before, skips=[*before.skips, [before.step, rows]], bad_steps=progress.bad_steps + 1))
+    raise RolledBack(replace(
+        before, skips=[*skips, [before.step, rows]], bad_steps=progress.bad_steps + 1, worker_seconds=run.worker_seconds(), stopped_by=None,
+    ))
 
 
 def _advanced(progress: Progress, tokens: dict[str, int]) -> Progress:

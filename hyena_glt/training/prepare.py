@@ -13,7 +13,7 @@ from ..config import Config, config_to_dict, only_task
 from ..data.augment import build_augmentation
 from ..data.batches import TrainingBatches
 from ..data.dataset import Rows
-from ..data.difficulty import RANKS_FILE, write_ranks
+from ..data.difficulty import write_ranks
 from ..data.mixture import Mixture, open_training, open_validation
 from ..model import build_model
 from ..model.weights import load_weights
@@ -107,9 +107,10 @@ def _ranks(cfg: Config, worker: Worker, mixture: Mixture) -> Path | None:
     """The file of the rows' difficulty where the curriculum needs it; rank 0 writes it at the first start."""
     if cfg.curriculum is None or cfg.curriculum.difficulty is None:
         return None
-    path = worker.run / RANKS_FILE
+    measure = cfg.curriculum.difficulty.measure
+    path = worker.run / f"difficulty_{measure}_{mixture.checksum()[:16]}.npz"
     if worker.leads and not path.exists():
-        write_ranks(path, mixture, cfg.curriculum.difficulty.measure)
+        write_ranks(path, mixture, measure)
     worker.barrier()
     return path
 

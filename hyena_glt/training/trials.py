@@ -9,7 +9,6 @@ A trial's file is written before its first step and when it has ended, so a swee
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -83,14 +82,17 @@ def owns(sweep: Path, start: str) -> bool:
 
 def spent(reports: Sequence[Report]) -> tuple[int, int, float]:
     """(Optimizer steps, tokens, wall seconds) that all starts of a run took, with what was thrown away or trained again."""
-    steps, tokens, seconds, first = 0, 0, 0.0, None
-    for report, following in itertools.zip_longest(reports, reports[1:]):
-        if report["kind"] == "start":
-            first = report
-        if first and "elapsed_s" in report and (following is None or following["kind"] in ("start", "adopted")):
-            steps += report["step"] - first["step"]
-            tokens += report["tokens"] - first["tokens"]
-            seconds += report["elapsed_s"] - first["elapsed_s"]
+    steps, tokens, seconds = 0, 0, 0.0
+    first: Report | None = None
+    last: Report | None = None
+    for report in [*reports, {"kind": "start"}]:
+        if report["kind"] in ("start", "adopted"):
+            if first and last:
+                steps, tokens = steps + last["step"] - first["step"], tokens + last["tokens"] - first["tokens"]
+                seconds += last["elapsed_s"] - first["elapsed_s"]
+            first = last = report if "elapsed_s" in report else None
+        elif "elapsed_s" in report:  # warnings and statistics tell no time
+            last = report
     return steps, tokens, seconds
 
 

@@ -72,7 +72,7 @@ def trees(draw) -> Config:
     bound |= {"precision", "mixed_precision", "offload_optimizer", "offload_parameters", "train_workers", "max_position_embeddings"}
     bound |= {"soft_masked", "soft_masked_weight", "near_duplicates", "variants", "select_regions", "label_regions"}
     bound |= {"weight_regions", "go_terms", "scratch_path", "train_path", "mixture_weights", "mixture_temperature"}
-    bound |= {"stages", "cooldown_steps", "muon_learning_rate", "muon_momentum", "spike_factor"}
+    bound |= {"stages", "cooldown_steps", "muon_learning_rate", "muon_momentum", "spike_factor", "on_bad_step"}
     for name in ("preprocessing", "tokenization", "output", "model", "training", "data", "hardware", "logging", "cluster"):
         section = getattr(cfg, name)
         declared = get_type_hints(type(section))

@@ -58,6 +58,9 @@ from hyena_glt.errors import ConfigError
         (["training.layer_rate_decay=1.5"], "training.layer_rate_decay must lie above 0 and up to 1, got 1.5"),
         (["training.stages=[{name: a, steps: 3}]", "training.warmup_steps=5"],
          "training.warmup_steps (5) has no effect beside stages, which have their own; remove it"),
+        (["training.optimizer=muon", "hardware.zero_stage=3", "training.on_bad_step=skip"],
+         "training.optimizer: muon under zero_stage 3 keeps what a step that is left out did to its momentum; take zero_stage 0 to 2, "
+         "or another on_bad_step or precision"),
         (["training.spike_factor=1"], "training.spike_factor must be above 1, got 1.0"),
     ],
 )
