@@ -181,7 +181,7 @@ def test_a_flag_and_a_setting_that_disagree(capsys):
         ("pretran", "unknown command pretran; did you mean pretrain?"),
         ("config chek", "unknown command config chek; did you mean config check?"),
         ("xyz", f"unknown command xyz; there are {', '.join(COMMANDS)}"),
-        ("sweep a.yaml --spcae=x", "unrecognized arguments: --spcae; did you mean --space?"),
+        ("sweep a.yaml --spcae=x", "unrecognized arguments: --spcae=x; did you mean --space?"),
         ("pretrain small_model.yaml --mode init_only --sweep x", "--mode init_only builds one model, and --sweep trains many; keep one"),
         ("debug-data --batches 0", "--batches must be a whole number above 0, got 0"),
         ("debug-data --step_ms x", "--step_ms must be a number of milliseconds above 0, got x"),

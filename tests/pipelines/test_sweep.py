@@ -22,7 +22,7 @@ from pipelines.pretrain import pretrain
 from pipelines.sweep import sweep
 from tests.tiny_run import write_lambda_data
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]  # the fixture is six starts of a run
 
 SPACE = """
 settings:
@@ -152,7 +152,7 @@ GRID = "settings: {model.hidden_size: {grid: [16, 18]}, model.num_attention_head
     (SPACE, ["logging.eval_interval=12"], "asha judges trials by their validations, and with one every 12 steps a run of 12 has none"),
     (PBT, [], "a pbt population trains side by side, and this cluster fits 2 trials, not 3; set it to 2 to 2"),
     (PBT, ["tune.num_trials=2", "logging.keep_checkpoints=1"], "logging.keep_checkpoints: pbt lets trials go on from each other's"),
-    (GRID, ["model.mixers=[attention]"], "a trial cannot run with .*num_attention_heads"),
+    (GRID, ["model.mixers=[attention]", "model.num_attention_heads=4"], "a trial cannot run with .*num_attention_heads"),
     (GRID, ["tune.num_trials=3"], "tune.num_trials: has no effect on a grid, which runs all of its 4 points; remove it"),
 ])
 def test_refused_before_anything_starts(data: Path, tmp_path: Path, space: str, settings: list[str], problem: str) -> None:

@@ -33,6 +33,7 @@ def losses(reports: list[Report], step: int) -> list[Report]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", [1, pytest.param(3, marks=pytest.mark.long)])
 def test_an_exchange_gives_the_donors_weights_and_optimizer_state(tmp_path: Path, stage: int) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
