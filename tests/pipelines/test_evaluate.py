@@ -125,7 +125,7 @@ def test_refusals(trained, tmp_path):
 
 
 @pytest.mark.parametrize("override", [
-    "training.learning_rate=1", "hardware.zero_stage=2", "data.shuffle_row_groups=3", "preprocessing.max_length=9", "curriculum.epochs=[3]",
+    "training.learning_rate=1", "hardware.zero_stage=2", "data.shuffle_row_groups=3", "preprocessing.max_length=9", "tune.seed=3",
     "logging={log_interval: 4}", "curriculum=null",
 ])
 def test_settings_that_no_evaluation_reads_are_refused(trained, override):
