@@ -52,6 +52,7 @@ from hyena_glt.training.checkpoint import (
     resolve_checkpoint,
 )
 from hyena_glt.training.feed import Course
+from hyena_glt.training.guard import is_impatient
 from hyena_glt.training.launch import choose_workers, require_own_gpus, train_on_ray
 from hyena_glt.training.metrics import METRICS_FILE, last_reports
 from hyena_glt.training.orders import Orders
@@ -265,8 +266,8 @@ def _is_free(key: str) -> bool:
 
 def _has_ended(progress: Progress, plan: Plan) -> bool:
     last = plan.timeline.stages[-1]
-    impatient = last.early_stopping_patience is not None and progress.evaluations_without_gain >= last.early_stopping_patience
-    return progress.step >= plan.total_steps or (impatient and progress.step > last.first_step)
+    impatient = progress.step > last.first_step and is_impatient(progress, last.early_stopping_patience)
+    return progress.step >= plan.total_steps or impatient
 
 
 def _bytes_needed(cfg: Config, plan: Plan, mixture: Mixture, use_gpu: bool) -> Callable[[int], int]:

@@ -58,6 +58,11 @@ def _moved(name: str, curriculum: Curriculum, progress: Progress) -> Progress:
     )
 
 
+def is_impatient(progress: Progress, patience: int | None) -> bool:
+    """Whether so many evaluations have passed without a lower loss that the stage ends."""
+    return patience is not None and progress.evaluations_without_gain >= patience
+
+
 def stage_ended(progress: Progress) -> Progress:
     """The same progress where a plateau ends the stage and the next one begins."""
     ended = [*progress.moves.get("stage", []), progress.step]

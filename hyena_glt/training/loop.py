@@ -27,7 +27,7 @@ from .checkpoint import (
     staging_folder,
     step_name,
 )
-from .guard import MAX_BAD_STEPS, after_evaluation, after_good_step, fault, is_guarded, stage_ended
+from .guard import MAX_BAD_STEPS, after_evaluation, after_good_step, fault, is_guarded, is_impatient, stage_ended
 from .metrics import (
     ROLLED_BACK,
     SKIPPED,
@@ -257,8 +257,7 @@ def _evaluate_if_due(run: Run, *, last: bool) -> str | None:
 
 def _end_of_stage(run: Run, stage: Stage) -> str | None:
     """Begin the next stage where this one is over, by its length or its patience; the plan follows what plateaus have moved."""
-    patience, step = stage.early_stopping_patience, run.progress.step
-    impatient = patience is not None and run.progress.evaluations_without_gain >= patience
+    step, impatient = run.progress.step, is_impatient(run.progress, stage.early_stopping_patience)
     if step >= stage.end_step and step < run.plan.total_steps:
         run.progress = replace(run.progress, evaluations_without_gain=0)
     elif impatient and stage.name == run.plan.timeline.stages[-1].name:
