@@ -84,12 +84,12 @@ class RolledBack(Exception):
 def _train(run: Run) -> Progress:
     _start_report(run)
     run.engine.train()
-    run.meter, reason = Meter(), None
+    run.meter, reason, start = Meter(), None, run.progress.step
     while reason is None and run.progress.step < run.plan.total_steps:
         step, stage = run.progress.step, run.plan.stage(run.progress.step)
-        # Dropout too is a function of the step.
-        torch.manual_seed(hash((run.cfg.training.seed, step, run.worker.rank)))
-        run.engine.set_dropout(run.cfg.model.dropout if stage.dropout is None else stage.dropout)
+        torch.manual_seed(hash((run.cfg.training.seed, step, run.worker.rank)))  # dropout too is a function of the step
+        if step in (start, stage.first_step):
+            run.engine.set_dropout(run.cfg.model.dropout if stage.dropout is None else stage.dropout)
         rate = stage.rate(step)
         stop = take_step(run, rate)
         reason = _end_reason(run, stop)
@@ -113,7 +113,7 @@ def take_step(run: Run, rate: float) -> bool:
     run.engine.scale_loss(run.progress.loss_scale)
     every = run.cfg.logging.statistics_interval
     with observed(run.engine.model, bool(every and (run.progress.step + 1) % every == 0)) as activations:
-        good = _accumulate(run, batches, weight or 1.0)
+        good = _accumulate(run, batches, weight)
     if activations.report and good:
         run.write({"kind": "statistics", "step": run.progress.step + 1, **statistics(run.engine, activations)})
     if good:
@@ -128,7 +128,7 @@ def _accumulate(run: Run, batches: list[Batch], weight: float) -> bool:
     """Add up the gradient of the global batch; False where the step is bad and was left out."""
     step_loss = torch.zeros((), device=run.worker.device)
     # DeepSpeed averages gradients over workers; a mean over the scored tokens of all of them is wanted.
-    factor, sums = run.worker.world_size / weight, []
+    factor, sums = run.worker.world_size / (weight or 1.0), []
     for number, batch in enumerate(batches, 1):
         last = number == len(batches)
         loss_sum, hits = run.engine.loss(batch.to(run.worker.device))
@@ -146,7 +146,7 @@ def _accumulate(run: Run, batches: list[Batch], weight: float) -> bool:
 def _is_good(run: Run, own_loss: torch.Tensor, weight: float) -> bool:
     """Whether the global batch may move the weights; what else happens is `training.on_bad_step`'s choice."""
     training = run.cfg.training
-    if not is_guarded(training):
+    if not is_guarded(training) or not weight:  # a step that scores nothing has no loss
         return True
     loss = float(run.worker.sum(float(own_loss))) / weight
     found = fault(loss, run.progress, training.spike_factor)
