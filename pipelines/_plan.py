@@ -46,8 +46,7 @@ def estimate(cfg: Config, plan: Plan, *, workers: int, use_gpu: bool, steps: int
     )
     rows = plan.rows_before(plan.total_steps)
     seconds = rows * timing.seconds_per_row + evaluations * timing.evaluation_s + saves * timing.save_s
-    device = "gpu" if use_gpu else "cpu"
-    per_worker = cfg.cluster.gpus_per_worker if use_gpu else cfg.cluster.cpus_per_worker
+    device, devices = "gpu" if use_gpu else "cpu", workers * cfg.cluster.devices_per_worker(use_gpu)
     log.info(
         "about %s: %s steps at %s tokens/s (measured over %d steps), %d evaluations of %.1f s, %d checkpoints of %.1f s; starting and "
         "compiling come once on top (%.0f s)",
@@ -55,7 +54,7 @@ def estimate(cfg: Config, plan: Plan, *, workers: int, use_gpu: bool, steps: int
         saves, timing.save_s, timing.start_s,
     )
     return {
-        "estimated_s": seconds, f"estimated_{device}_hours": seconds * workers * per_worker / 3600, "probe_steps": timing.steps,
+        "estimated_s": seconds, f"estimated_{device}_hours": seconds * devices / 3600, "probe_steps": timing.steps,
         "probe_tokens_per_s": timing.tokens_per_s, "evaluation_s": timing.evaluation_s, "save_s": timing.save_s,
         "start_s": timing.start_s,
     }

@@ -273,9 +273,9 @@ def _run(job: Job) -> str | None:
         return None
     if trials and past:
         log.info("going on: %d trials have ended, %d are left", len(past), left)
-    seconds = job.workers * (job.cfg.cluster.gpus_per_worker if job.use_gpu else job.cfg.cluster.cpus_per_worker)
+    devices = job.workers * job.cfg.cluster.devices_per_worker(job.use_gpu)
     limits = (job.tune.max_tokens, job.tune.max_device_hours, job.tune.max_hours)
-    budget = Budget(job.folder, *limits, seconds, hours_before=hours_before(job.folder))
+    budget = Budget(job.folder, *limits, devices, hours_before=hours_before(job.folder))
     _note_what_was_used(job, trials, budget)
     watch = Watch(
         job.folder, budget, num_trials=job.space.num_trials, ended=len(past), metric=job.space.metric, paths=list(job.space.settings)

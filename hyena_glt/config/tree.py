@@ -438,6 +438,10 @@ class ClusterConfig:
             *at_least(0, self, "max_failures"),
         )
 
+    def devices_per_worker(self, use_gpu: bool) -> float:
+        """GPUs of a worker, or without a GPU its CPUs: what device hours count."""
+        return self.gpus_per_worker if use_gpu else self.cpus_per_worker
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:

@@ -35,8 +35,7 @@ def cost(run: Run) -> Cost | None:
     if not elapsed_s:
         return None
     device = "CPU" if start.get("device", "cpu") == "cpu" else "GPU"
-    cluster = run.config.cluster
-    devices = workers * (cluster.cpus_per_worker if device == "CPU" else cluster.gpus_per_worker)
+    devices = workers * run.config.cluster.devices_per_worker(device == "GPU")
     hours, steps_left = elapsed_s * devices / 3600.0, max(0, last.get("total_steps", 0) - last["step"])
     left = None if run.has_ended or not steps_left else hours * _rest(run, last["step"], steps_left)
     return Cost(device, devices, hours, int(last.get("tokens") or 0), left, steps_left)
@@ -53,7 +52,8 @@ def _rest(run: Run, step: int, steps_left: int) -> float:
 
 def in_words(found: Cost) -> str:
     """Hours, tokens per hour, and the way to the end."""
-    several = f"{found.devices} {found.device}s" if found.devices > 1 else f"one {found.device}"
+    several = f"{found.devices:g} {found.device}s" if found.devices > 1 else f"{found.devices:g} of a {found.device}"
+    several = f"one {found.device}" if found.devices == 1 else several
     spent = (
         f"{found.hours:.3g} {found.device}-hours on {several}: {short_count(found.tokens_per_hour)} tokens per {found.device}-hour, "
         f"with the time for starting, evaluating and saving."

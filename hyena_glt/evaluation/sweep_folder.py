@@ -103,8 +103,7 @@ def _device_hours(run: Path, reports: list[Report], seconds: float) -> float:
     start = next((report for report in reports if report["kind"] == "start"), None)
     if start is None:
         return 0.0
-    cluster = load_config(run / "config.yaml").cluster
-    per_worker = cluster.cpus_per_worker if start["device"] == "cpu" else cluster.gpus_per_worker
+    per_worker = load_config(run / "config.yaml").cluster.devices_per_worker(start["device"] != "cpu")
     return seconds * int(start["world_size"]) * per_worker / 3600.0
 
 

@@ -368,8 +368,7 @@ def _start_report(run: Run) -> None:
 
 def _end_report(run: Run) -> None:
     device = "gpu" if run.worker.device.type == "cuda" else "cpu"
-    per_worker = run.cfg.cluster.gpus_per_worker if device == "gpu" else run.cfg.cluster.cpus_per_worker
-    hours = run.worker_seconds() * per_worker / 3600.0
+    hours = run.worker_seconds() * run.cfg.cluster.devices_per_worker(device == "gpu") / 3600.0
     cost = {f"{device}_hours": hours, f"tokens_per_{device}_hour": run.progress.tokens / hours}
     report = _position(run, "end") | {"reason": run.progress.stopped_by, **cost}
     run.write(report)
