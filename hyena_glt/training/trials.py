@@ -114,7 +114,7 @@ def trial_config(base: Config, settings: Mapping[str, Any], run: Path | None) ->
         *sections, name = path.split(".")
         section = tree
         for inner in sections:
-            section[inner] = section[inner] or {}  # an optional section that is off
+            section[inner] = section.get(inner) or {}  # an optional section that is off
             section = section[inner]
         section[name] = list(value) if isinstance(value, tuple) else value
     tree["training"]["output_dir"] = str(run) if run else None

@@ -17,10 +17,11 @@ from tune_spaces import load_space, shipped
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_spaces_name_settings_and_values_that_exist(name: str) -> None:
     space = load_space(name)
+    base = load_config(None, ["model.num_attention_heads=12", "data.sequence_length=8192", "model.max_position_embeddings=8192"])
     assert space.settings and all(section_type(SETTINGS[path]) is None for path in space.settings)
     for number in range(min(space.num_trials, 20)):
         settings = space.draw(number, seed=0)
-        cfg = trial_config(load_config(None, ["model.num_attention_heads=12"]), settings, Path("/run"))
+        cfg = trial_config(base, settings, Path("/run"))
         for path, value in settings.items():
             section, setting = path.rsplit(".", 1)
             found = cfg
