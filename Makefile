@@ -30,10 +30,10 @@ data/genomes/uniprot_sample_20k.fa.gz: .venv/.installed
 	tests/data/fetch_genomes.sh data/genomes protein
 
 test: .venv/.installed  ## the suite, a quarter of an hour on two cores
-	$(BIN)/python -m pytest -q -m "not long"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long"
 
 fast: .venv/.installed  ## the suite without what takes long
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 check: .venv/.installed  ## lint, and types where they are complete
 	$(BIN)/ruff check .

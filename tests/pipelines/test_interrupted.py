@@ -84,7 +84,7 @@ def test_killed_again_and_again(folder: Path) -> None:
     assert all(path.stat().st_ino == inode for path, inode in kept.items()), "what was written was written again"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_while_shards_become_hdf5(folder: Path) -> None:
     output = folder / "out"
     given = settings(folder, output, "output.format=hdf5")
@@ -95,8 +95,8 @@ def test_killed_while_shards_become_hdf5(folder: Path) -> None:
     assert contents(output) == whole
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("file_format", ["parquet", pytest.param("hdf5", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("file_format", ["parquet", "hdf5"])
 def test_killed_while_it_fills_an_object_store(folder: Path, bucket: Url, file_format: str) -> None:
     output, scratch = bucket / "out", folder / "scratch"
     words = ["preprocess", *settings(folder, output, f"output.format={file_format}", f"output.scratch_path={scratch}")]

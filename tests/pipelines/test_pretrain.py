@@ -202,7 +202,7 @@ def test_training_starts_from_the_first_weights(data: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["lion", "muon"])
+@pytest.mark.parametrize("optimizer", [pytest.param("lion", marks=pytest.mark.long), "muon"])
 def test_only_adamw_goes_on_with_another_number_of_workers(data: Path, tmp_path: Path, optimizer: str) -> None:
     settings = [f"training.optimizer={optimizer}", "training.learning_rate=1e-3", "training.batch_size=2"]
     pretrain(config(data, tmp_path / "run", *settings, "cluster.train_workers=1", "training.gradient_accumulation_steps=2"))
