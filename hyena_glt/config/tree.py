@@ -329,10 +329,12 @@ class LoggingConfig:
     """Also keep `epoch_N` every so many epochs."""
     keep_checkpoints: int | None = None
     """Newest `step_*` folders to keep (`best_model` and `epoch_*` stay); default: all."""
+    save_retry_s: float = 600.0
+    """Seconds for which a checkpoint that the storage refuses (a full disk) is tried again, while training goes on."""
 
     def __post_init__(self) -> None:
         intervals = ("log_interval", "eval_interval", "save_interval", "statistics_interval", "save_epochs", "keep_checkpoints")
-        require(*at_least(1, self, *intervals))
+        require(*at_least(1, self, *intervals), *at_least(0, self, "save_retry_s"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,19 +11,20 @@ from argparse import Namespace
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from ..config.tree import HardwareConfig, TrainingConfig
 from ..data.batches import Batch
-from ..errors import CheckpointError, ClusterError
-from .checkpoint import OPTIMIZER_FOLDER, WEIGHTS_FILE
+from ..errors import CheckpointError
+from .checkpoint import OPTIMIZER_FOLDER
 from .optim import build_optimizer, parameter_groups, set_rate
 from .precision import Precision, autocast
+from .snapshot import Snapshot
 
 STATE_TAG, UNIVERSAL_TAG = "state", "universal"
 
@@ -108,9 +109,11 @@ class Engine:
         if not last:
             self._engine.step()  # counts the micro-step
 
-    def step(self) -> None:
-        """Move the weights by what was added up."""
+    def step(self) -> bool:
+        """Move the weights by what was added up; False where ZeRO 1 to 3 left that out, because it was not finite."""
+        left_out = self._engine.skipped_steps
         self._engine.step()
+        return self._engine.skipped_steps == left_out
 
     def drop(self, loss: torch.Tensor) -> None:
         """End a step without moving the weights; `loss` is its last micro-step's. Every rank must call it.
@@ -174,19 +177,12 @@ class Engine:
     def _gathered(self, parameters: list[nn.Parameter]) -> Any:
         return self.deepspeed.zero.GatheredParameters(parameters, enabled=self.zero_stage == 3 and bool(parameters))
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's optimizer shard, and on rank 0 the weights, below `folder`. Every rank must call it."""
-        self._engine.save_checkpoint(str(folder / OPTIMIZER_FOLDER), tag=STATE_TAG, save_latest=False)
-        for script in (folder / OPTIMIZER_FOLDER).glob("*.py"):  # DeepSpeed's converters; a checkpoint holds no code
-            script.unlink(missing_ok=True)
-        state = self.weights()
-        if not all(torch.isfinite(tensor).all() for tensor in state.values()):
-            raise ClusterError(
-                "the weights are no longer finite; this checkpoint was not saved. Lower training.learning_rate or "
-                "training.max_grad_norm, and run the same command to go on from the last checkpoint"
-            )
-        if state:
-            safetensors.torch.save_file(state, folder / WEIGHTS_FILE)
+    def snapshot(self) -> Snapshot:
+        """Copy this rank's share of the optimizer state, and on rank 0 the weights, to the host. Every rank must call it."""
+        with TemporaryDirectory() as folder:  # for what DeepSpeed writes beside them: folders, and converters as code
+            self._engine.save_checkpoint(f"{folder}/{OPTIMIZER_FOLDER}", tag=STATE_TAG, save_latest=False)
+            kept, self._engine.checkpoint_engine.states = self._engine.checkpoint_engine.states, {}
+        return Snapshot({str(Path(path).relative_to(folder)): state for path, state in kept.items()}, self.weights())
 
     def load(self, folder: Path, *, universal: bool) -> None:
         """Go on from `folder`: weights and optimizer state. Every rank must call it."""
@@ -210,6 +206,8 @@ def build_engine(
 ) -> Engine:
     """Put `model` on `device` under DeepSpeed; torch.distributed must be initialised."""
     deepspeed = import_deepspeed(device.type)
+    from .checkpoint_engine import Snapshots
+
     deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
     if hardware.compile_model and device.type == "cuda":
         model.compile_parts()
@@ -225,6 +223,7 @@ def build_engine(
     if training.optimizer == "muon":
         config["zero_optimization"]["reduce_scatter"] = False  # else ZeRO 3 would orthogonalize pieces of a matrix
     engine, *_ = deepspeed.initialize(model=Autocast(model, precision, device.type), optimizer=optimizer, config=config)
+    engine.checkpoint_engine = Snapshots()
     return Engine(deepspeed, engine, optimizer, [group.rate_factor for group in groups], model, hardware.zero_stage)
 
 

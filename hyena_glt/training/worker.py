@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from ..errors import ClusterError
 from .metrics import Report
-from .orders import OWNER_FILE, STOP, held_at
+from .orders import STOP, held_at, read_order
 
 HOLD_POLL_S = 0.02
 
@@ -56,7 +56,7 @@ class Worker:
         if not self.leads:
             return False
         while True:
-            owner, _, order = (self.run / OWNER_FILE).read_text().strip().partition(" ")
+            owner, order = read_order(self.run)
             if owner != self.token:
                 raise ClusterError(f"{self.run} was taken over by a later start of this run")
             if not held_at(order, step):

@@ -215,3 +215,31 @@ def test_optimizers_learn_alike_at_every_stage_and_resume(data: Path, tmp_path: 
     run(data, tmp_path / "broken", *settings, f"hardware.zero_stage={zero_stage}", "training.schedule=constant")
     run(data, tmp_path / "unbroken", *settings, f"hardware.zero_stage={zero_stage}", "training.schedule=constant")
     assert losses(tmp_path / "broken") == pytest.approx(losses(tmp_path / "unbroken"), abs=1e-6)
+
+
+@pytest.fixture
+def nan_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first weight's gradient is NaN in the third step; the loss is not."""
+    original, calls = Engine.backward, iter(range(1_000))
+
+    def backward(engine: Engine, loss: torch.Tensor, *, last: bool) -> None:
+        weight = next(engine.model.parameters())
+        handle = weight.register_hook(lambda gradient: gradient * float("nan")) if next(calls) == 2 else None
+        original(engine, loss, last=last)
+        if handle:
+            handle.remove()
+
+    monkeypatch.setattr(Engine, "backward", backward)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_gradient_that_is_not_finite_is_no_silent_matter(data: Path, tmp_path: Path, nan_gradient: None, stage: int) -> None:
+    with pytest.raises(ClusterError, match=r"^the gradient is not finite at step 3; nothing of it was saved\. Lower training\.learning_rate"):
+        run(data, tmp_path, f"hardware.zero_stage={stage}")
+
+
+def test_a_gradient_that_is_not_finite_can_be_skipped(data: Path, tmp_path: Path, nan_gradient: None) -> None:
+    run(data, tmp_path, "training.on_bad_step=skip")
+    (warning,) = reports(tmp_path, "warning")
+    assert warning["message"] == "the gradient is not finite at step 3: the step was left out"
+    assert reports(tmp_path, "end")[0]["step"] == 6
