@@ -426,7 +426,11 @@ class ClusterConfig:
     gpus_per_worker: float = 1.0
     """GPUs of a training worker, where there are any; a fraction lets the trials of a sweep share one."""
     max_failures: int = 3
-    """Restarts from the last checkpoint after a worker or node was lost."""
+    """Restarts after a worker or node was lost that bring no new checkpoint."""
+    start_timeout_s: float = 1800.0
+    """How long a run waits for room for all of its workers, at the start and after a node was lost."""
+    collective_timeout_s: float = 1800.0
+    """How long a worker waits for the others in a sum before the run starts again."""
     num_cpus: int | None = None
     """CPUs that a local Ray is told it has; default: those of the machine."""
 
@@ -436,8 +440,8 @@ class ClusterConfig:
         require(
             (workers != 0 and 1 <= low <= high, f"train_workers must be a number from 1 or [min, max], got {workers}"),
             (0 < self.gpus_per_worker <= 1, f"gpus_per_worker must be above 0 and at most 1, got {self.gpus_per_worker}"),
-            *at_least(1, self, "cpus_per_worker", "num_cpus"),
-            *at_least(0, self, "max_failures"),
+            *at_least(1, self, "cpus_per_worker", "num_cpus", "collective_timeout_s"),
+            *at_least(0, self, "max_failures", "start_timeout_s"),
         )
 
     def devices_per_worker(self, use_gpu: bool) -> float:

@@ -229,6 +229,12 @@ def newest_whole(run: Path, warn: list[str], *, before: float = math.inf) -> Pat
     return None
 
 
+def newest_step(run: Path) -> int | None:
+    """Of the newest checkpoint that is whole as far as sizes tell."""
+    found = newest_whole(run, [])
+    return step_of(found) if found else None
+
+
 def resolve_checkpoint(path: str | Path) -> Path:
     """The step folder that `path` means: a run folder, its checkpoints folder, a step folder, or a pointer file.
 

@@ -35,7 +35,7 @@ from .prepare import Run, find_checkpoint, prepare
 from .saver import Wanted
 from .statistics import observed, statistics
 from .timeline import Stage
-from .worker import Worker
+from .worker import INTERRUPTED, WITHDRAWN, Worker
 
 LOWER_RATE = (
     "Lower training.learning_rate or training.max_grad_norm, set training.on_bad_step to skip or roll_back, or check the data, and run "
@@ -83,7 +83,7 @@ def _train(run: Run) -> Progress:
             run.engine.set_dropout(run.cfg.model.dropout if stage.dropout is None else stage.dropout)
         rate = stage.rate(step)
         stop = take_step(run, rate)
-        reason = _end_reason(run, stop)
+        reason = "finished" if run.progress.step >= run.plan.total_steps else stop
         _log_if_due(run, rate, last=reason is not None)
         early = _evaluate_if_due(run, last=reason == "finished")
         _save_if_due(run, reason or early)
@@ -93,14 +93,14 @@ def _train(run: Run) -> Progress:
     return run.progress
 
 
-def take_step(run: Run, rate: float) -> bool:
-    """One optimizer step on the weighted mean over all scored tokens of the global batch; returns whether a stop was asked for."""
+def take_step(run: Run, rate: float) -> str | None:
+    """One optimizer step on the weighted mean over all scored tokens of the global batch; returns why the run shall end with it."""
     run.saver.check()
     with run.meter.waiting():
         batches = run.feed.next_step()
     domain_tokens = (sum(of_domain) for of_domain in zip(*(b.domain_tokens for b in batches), strict=True))
-    weight, stop, *tokens = run.worker.sum(
-        sum(b.total_weight for b in batches), float(run.worker.stop_requested(run.progress.step)), *domain_tokens
+    weight, stop, look, *tokens = run.worker.sum(
+        sum(b.total_weight for b in batches), run.worker.stop_requested(run.progress.step), run.worker.wants_to_look(), *domain_tokens
     ).tolist()
     run.engine.set_rate(rate)
     run.engine.scale_loss(run.progress.loss_scale)
@@ -114,7 +114,9 @@ def take_step(run: Run, rate: float) -> bool:
     run.progress = _advanced(run.progress, dict(zip(run.mixture.domains, map(int, tokens), strict=True)))
     if run.precision == "fp16":
         run.progress = next_loss_scale(run.progress, overflowed=run.engine.grad_norm() is None)
-    return stop > 0
+    if stop:
+        return INTERRUPTED
+    return WITHDRAWN if look and run.worker.is_withdrawn() else None
 
 
 def _accumulate(run: Run, batches: list[Batch], weight: float) -> bool:
@@ -187,12 +189,6 @@ def _advanced(progress: Progress, tokens: dict[str, int]) -> Progress:
     """One step on, with the tokens of each domain."""
     domain_tokens = {name: progress.domain_tokens.get(name, 0) + number for name, number in tokens.items()}
     return replace(progress, step=progress.step + 1, tokens=progress.tokens + sum(tokens.values()), domain_tokens=domain_tokens)
-
-
-def _end_reason(run: Run, stop: bool) -> str | None:
-    if run.progress.step >= run.plan.total_steps:
-        return "finished"
-    return "interrupted" if stop else None
 
 
 def _log_if_due(run: Run, rate: float, *, last: bool) -> None:

@@ -234,7 +234,7 @@ def nan_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_a_gradient_that_is_not_finite_is_no_silent_matter(data: Path, tmp_path: Path, nan_gradient: None, stage: int) -> None:
-    with pytest.raises(ClusterError, match=r"^the gradient is not finite at step 3; nothing of it was saved\. Lower training\.learning_rate"):
+    with pytest.raises(ClusterError, match=r"^the gradient is not finite at step 3; nothing of it was saved\. Lower training"):
         run(data, tmp_path, f"hardware.zero_stage={stage}")
 
 
