@@ -1,6 +1,8 @@
 # `make quickstart` and `make test` need Python 3.11 or newer with its venv; everything else goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two files of tests run side by side; with the slow ones first, none is left to run alone at the end.
+SLOW_FIRST := tests/training/test_resume.py tests/pipelines tests/training tests
 
 .PHONY: quickstart test fast check long ecoli ecoli-masked protein clean
 
@@ -30,7 +32,7 @@ data/genomes/uniprot_sample_20k.fa.gz: .venv/.installed
 	tests/data/fetch_genomes.sh data/genomes protein
 
 test: .venv/.installed  ## the suite, a quarter of an hour on two cores
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long" $(SLOW_FIRST)
 
 fast: .venv/.installed  ## the suite without what takes long
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"

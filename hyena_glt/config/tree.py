@@ -440,7 +440,8 @@ class ClusterConfig:
         require(
             (workers != 0 and 1 <= low <= high, f"train_workers must be a number from 1 or [min, max], got {workers}"),
             (0 < self.gpus_per_worker <= 1, f"gpus_per_worker must be above 0 and at most 1, got {self.gpus_per_worker}"),
-            *at_least(1, self, "cpus_per_worker", "num_cpus", "collective_timeout_s"),
+            (self.collective_timeout_s > 0, f"collective_timeout_s must be above 0, got {self.collective_timeout_s}"),
+            *at_least(1, self, "cpus_per_worker", "num_cpus"),
             *at_least(0, self, "max_failures", "start_timeout_s"),
         )
 
