@@ -87,7 +87,7 @@ def _main(argv: list[str]) -> int:
 def _status(result: Result | str) -> int:
     if isinstance(result, str):
         return 0
-    return 130 if result.get("status") == "interrupted" else 1 if result.get("damage") else 0
+    return 130 if result.get("status") == "interrupted" else 1 if result.get("damage") or result.get("breaks") else 0
 
 
 def _log_to_stderr() -> None:
@@ -288,6 +288,13 @@ def _report(args: Namespace) -> Result:
     return report(checkpoint_dir, output_dir=output_dir)
 
 
+def _doctor(args: Namespace) -> Result:
+    cfg = _config(args)
+    from pipelines.doctor import doctor
+
+    return doctor(cfg)
+
+
 def _check(args: Namespace) -> Result:
     from pipelines.config import check
 
@@ -383,6 +390,7 @@ COMMANDS: dict[str, Command] = {
         (Flag("--output_dir", "folder to write"),),
         takes_settings=False,
     ),
+    "doctor": Command("check this machine, or every node of the cluster, before a run", _doctor, _CONFIG),
     "config check": Command("check settings without running anything", _check, _CONFIG),
     "config show": Command("print the resolved settings as YAML", _show, _CONFIG),
 }
