@@ -92,7 +92,7 @@ def _main(argv: list[str]) -> int:
 def _status(result: Result | str) -> int:
     if isinstance(result, str):
         return 0
-    return 130 if result.get("status") == "interrupted" else 1 if result.get("damage") else 0
+    return 130 if result.get("status") == "interrupted" else 1 if result.get("damage") or result.get("breaks") else 0
 
 
 def _log_to_stderr() -> None:
@@ -344,6 +344,13 @@ def _report(args: Namespace) -> Result:
     return report(checkpoint_dir, output_dir=output_dir)
 
 
+def _doctor(args: Namespace) -> Result:
+    cfg = _config(args)
+    from pipelines.doctor import doctor
+
+    return doctor(cfg)
+
+
 def _check(args: Namespace) -> Result:
     from pipelines.config import check
 
@@ -460,6 +467,7 @@ COMMANDS: dict[str, Command] = {
     "logs": Command("follow a job's log to its end", _logs, _JOB, (_ADDRESS,), takes_settings=False),
     "stop": Command("tell a job to save and end", _stop, _JOB, (_ADDRESS,), takes_settings=False),
     "status": Command("say how a job is doing, or all jobs", _job_status, _JOB, (_ADDRESS,), takes_settings=False),
+    "doctor": Command("check this machine, or every node of the cluster, before a run", _doctor, _CONFIG),
     "config check": Command("check settings without running anything", _check, _CONFIG),
     "config show": Command("print the resolved settings as YAML", _show, _CONFIG),
 }
