@@ -97,6 +97,9 @@ class Engine:
     """Of its groups."""
     model: nn.Module
     zero_stage: int
+    _max_grad_norm: float | None
+    """To clip to before a step at ZeRO 0; DeepSpeed clips what ZeRO shards."""
+    _grad_norm: torch.Tensor | float | None = None
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """(Weighted sum of cross-entropy in nats over the scored positions, number of right predictions)."""
@@ -112,7 +115,12 @@ class Engine:
     def step(self) -> bool:
         """Move the weights by what was added up; False where ZeRO 1 to 3 left that out, because it was not finite."""
         left_out = self._engine.skipped_steps
+        if self.zero_stage == 0:  # DeepSpeed would look at the weights one by one, which takes a slow host longer than the backward pass
+            limit = math.inf if self._max_grad_norm is None else self._max_grad_norm
+            self._grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self._engine.step()
+        if self.zero_stage > 0:
+            self._grad_norm = self._engine.get_global_grad_norm()
         return self._engine.skipped_steps == left_out
 
     def drop(self, loss: torch.Tensor) -> None:
@@ -120,6 +128,7 @@ class Engine:
 
         ZeRO leaves out a step with a gradient that is not finite and clears all that was added up for it.
         """
+        self._grad_norm = None
         self.backward(loss * math.inf, last=True)
         if self.zero_stage == 0:
             self._engine.zero_grad()
@@ -145,9 +154,8 @@ class Engine:
             self._engine.optimizer.override_loss_scale(scale)
 
     def grad_norm(self) -> float | None:
-        """Global gradient norm of the last step before clipping; None where the step was left out, and at ZeRO 0."""
-        norm = self._engine.get_global_grad_norm()
-        return None if norm is None or not math.isfinite(norm) else float(norm)
+        """Global gradient norm of the last step before clipping; None where the step was left out. The device is waited for."""
+        return None if self._grad_norm is None or not math.isfinite(self._grad_norm) else float(self._grad_norm)
 
     def skipped_steps(self) -> int:
         """Steps since the start that were left out because a gradient was not finite (ZeRO 1 to 3)."""
@@ -213,18 +221,20 @@ def build_engine(
         model.compile_parts()
     model.to(device)
     groups = parameter_groups(model, training)
-    optimizer = build_optimizer(groups, training)
+    sharded = hardware.zero_stage > 0
+    optimizer = build_optimizer(groups, training, sharded=sharded)
     # ZeRO clips Muon's updates, whose norm is their own and not the gradient's, and so would only shrink the steps.
-    updates_clipped = training.optimizer == "muon" and hardware.zero_stage > 0
-    max_grad_norm = None if updates_clipped else training.max_grad_norm
+    zero_clips = sharded and training.optimizer != "muon"
     config = deepspeed_config(
-        hardware, batch_size=training.batch_size, accumulation_steps=accumulation_steps, max_grad_norm=max_grad_norm, universal=universal
+        hardware, batch_size=training.batch_size, accumulation_steps=accumulation_steps,
+        max_grad_norm=training.max_grad_norm if zero_clips else None, universal=universal,
     )
     if training.optimizer == "muon":
         config["zero_optimization"]["reduce_scatter"] = False  # else ZeRO 3 would orthogonalize pieces of a matrix
     engine, *_ = deepspeed.initialize(model=Autocast(model, precision, device.type), optimizer=optimizer, config=config)
     engine.checkpoint_engine = Snapshots()
-    return Engine(deepspeed, engine, optimizer, [group.rate_factor for group in groups], model, hardware.zero_stage)
+    factors = [group.rate_factor for group in groups]
+    return Engine(deepspeed, engine, optimizer, factors, model, hardware.zero_stage, training.max_grad_norm)
 
 
 def make_universal(folder: Path, device_type: str) -> None:

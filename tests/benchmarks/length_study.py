@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from page import write_page
 from scipy.stats import t as student
 
 from hyena_glt.evaluation.run_folder import reports_that_count
@@ -144,7 +145,7 @@ def table(out: Path, results: Path) -> None:
     if missing := [name for name in SWEEPS if name not in found]:
         parts.append(f"Not run: {', '.join(missing)}.")
     (results / "length_study.json").write_text(json.dumps(found, indent=1) + "\n")
-    (results / "length_study.md").write_text("\n\n".join(parts) + "\n")
+    write_page(results / "length_study.md", "\n\n".join(parts))
 
 
 def _facts(trials: list[Record]) -> str:

@@ -195,8 +195,7 @@ def test_statistics_by_block(data: Path, tmp_path: Path, zero_stage: int) -> Non
         f"activation_{what}/block_{n}" for what in ("rms", "max") for n in (0, 1)
     }
     squares = sum(value**2 for name, value in found[0].items() if name.startswith("grad_norm/"))
-    if zero_stage:
-        assert squares**0.5 == pytest.approx(reports(tmp_path, "train")[1]["grad_norm"], rel=1e-4)
+    assert squares**0.5 == pytest.approx(reports(tmp_path, "train")[1]["grad_norm"], rel=1e-4)
     assert squares > 0 and all(value > 0 for value in found[0].values() if isinstance(value, float))
     assert losses(tmp_path)[:2] == pytest.approx(losses(tmp_path / "without")[:2], rel=1e-5), "looking changes nothing"
 
