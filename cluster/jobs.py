@@ -64,6 +64,7 @@ def logs(submission_id: str, *, address: str | None) -> Result:
     text = Transcript(sys.stderr)
     try:
         with _server(address) as client:
+            client.get_job_info(name)  # must exist: Ray's dashboard refuses a stream with a line in its log that shows the token
             details = _follow(client, name, text)
     except KeyboardInterrupt:
         log.warning("job %s goes on; `hyena-glt logs %s` follows it again, `hyena-glt stop %s` ends it", name, name, name)

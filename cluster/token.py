@@ -28,9 +28,20 @@ def ask_for_token() -> None:
 
     The driver of a job and a worker have their cluster's own mode already.
     """
-    inside = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "RAY_RAYLET_PID" in os.environ
-    if not inside and token_place():
+    if not _inside() and token_place():
         os.environ.setdefault(MODE, "token")
+
+
+def ask_for_own_token() -> None:
+    """The same in a process that may start a cluster: with a token that is made where there is none."""
+    if not _inside() and "RAY_ADDRESS" not in os.environ:
+        with suppress(ClusterError):  # said by the start of a cluster, if it comes to that
+            make_token()
+    ask_for_token()
+
+
+def _inside() -> bool:
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "RAY_RAYLET_PID" in os.environ
 
 
 def token_place() -> str | None:

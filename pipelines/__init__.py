@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from cluster.token import ask_for_token
+from cluster.token import ask_for_own_token
 
-ask_for_token()  # here, because Ray reads what it sets when one of these modules imports it
+ask_for_own_token()  # here, because Ray reads what it sets when one of these modules imports it

@@ -32,7 +32,7 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
         _refuse_silence(address)
     if address and ":" in address and "://" not in address:
         require_same_token(address)
-    local = {"num_cpus": num_cpus, "include_dashboard": False} if address in (None, "local") else {}
+    local = {"num_cpus": num_cpus, "include_dashboard": False} if is_local(address) else {}
     if local:
         make_token()
     try:
@@ -43,6 +43,11 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def is_local(address: str | None) -> bool:
+    """Whether `address` (default: RAY_ADDRESS) stands for a Ray of this machine's own, which never grows."""
+    return (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
 
 
 def _refuse_silence(address: str) -> None:

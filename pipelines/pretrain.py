@@ -63,7 +63,7 @@ from hyena_glt.training.progress import progress_bar
 
 from ._command import run_as
 from ._plan import PROBE_STEPS, announce_timeline, estimate
-from ._ray import start_ray
+from ._ray import is_local, start_ray
 from .initialize import describe_model, estimate_worker, fitting_vocab_size, save_initial
 
 FREE_SECTIONS = ("preprocessing", "tokenization", "output", "hardware", "cluster", "logging", "tune")
@@ -285,10 +285,18 @@ def _bytes_needed(cfg: Config, plan: Plan, mixture: Mixture, use_gpu: bool) -> C
 
 
 def workers_on_cluster(cfg: Config) -> tuple[int, bool]:
-    """Number of workers and whether they use GPUs; ClusterError if the cluster has fewer GPUs than asked for."""
+    """Number of workers and whether they use GPUs; ClusterError if they do not fit a local Ray. A cluster may grow, and is waited for."""
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
     workers, use_gpu = choose_workers(cfg, num_gpus=num_gpus)
     require_own_gpus(cfg, workers=workers, use_gpu=use_gpu)
+    if is_local(cfg.cluster.address):
+        _require_room(cfg, workers, use_gpu, num_gpus)
+    elif not use_gpu and cfg.hardware.num_gpus is None:
+        log.warning("this cluster has no GPU now, so CPUs train; to wait for GPUs, say how many by hardware.num_gpus")
+    return workers, use_gpu
+
+
+def _require_room(cfg: Config, workers: int, use_gpu: bool, num_gpus: int) -> None:
     if use_gpu and workers * cfg.cluster.gpus_per_worker > num_gpus:
         raise ClusterError(f"{workers} GPUs are asked for (hardware.num_gpus, cluster.train_workers), and this cluster has {num_gpus}")
     cpus = int(ray.cluster_resources().get("CPU", 0))
@@ -297,7 +305,6 @@ def workers_on_cluster(cfg: Config) -> tuple[int, bool]:
             f"{workers} workers of {cfg.cluster.cpus_per_worker} CPUs (cluster.train_workers, cluster.cpus_per_worker) do not fit this "
             f"cluster's {cpus} CPUs; ask for less, or tell a local Ray that it has more by cluster.num_cpus"
         )
-    return workers, use_gpu
 
 
 def planned_domains(cfg: Config, plan: Plan, mixture: Mixture) -> dict[str, dict[str, float]]:

@@ -279,7 +279,7 @@ class HardwareConfig:
     """Devices, precision and memory."""
 
     num_gpus: int | None = None
-    """Workers with a GPU each; default: all the cluster has."""
+    """Workers with a GPU each; default: all that the cluster has at the start. A cluster with fewer is waited for, as it may grow."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: bf16 where the device has it, else fp16 with loss scaling, fp32 on a CPU."""
     mixed_precision: bool | None = None

@@ -97,7 +97,9 @@ def running_head(folder: Path) -> Iterator[Head]:
         "--num-cpus=2", "--object-store-memory=100000000",
         *(f"--{name}={port}" for name, port in zip(names, others, strict=False)), f"--ray-client-server-port={others[-1]}",
     ]
-    namespace = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"] if os.geteuid() == 0 else []
+    # A shell, as the first process of the namespace must bury the orphans that it is given: Ray waits for those that are defunct.
+    shell = ["bash", "-c", '"$@"; exit', "bash"]
+    namespace = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *shell] if os.geteuid() == 0 else []
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")}, **dict.fromkeys(SECRETS, CANARY),
         "HOME": str(folder / "home"), "RAY_AUTH_MODE": "token", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

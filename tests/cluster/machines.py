@@ -70,7 +70,8 @@ def environment() -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     # gloo takes the address that the host name stands for, and here no name server knows the machines' names.
     ours = {"PATH": path, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "eth0"}
-    return kept | ours | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    patient = {"RAY_raylet_start_wait_time_s": "120"}  # several start side by side
+    return kept | ours | patient | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
 
 
 @cache
@@ -115,7 +116,8 @@ def _machine(holder: int, switch: int, number: int) -> Machine:
 def _holder(*namespaces: str) -> Iterator[int]:
     """The process that holds new namespaces, and whose end ends all in them."""
     fork = ["--fork", "--kill-child"] if "--pid" in namespaces else []
-    process = subprocess.Popen(["unshare", *namespaces, *fork, "sleep", "infinity"])
+    # A shell, as the first process of a machine must bury the orphans that it is given: Ray waits for those that are defunct.
+    process = subprocess.Popen(["unshare", *namespaces, *fork, "bash", "-c", "sleep infinity & wait"])
     try:
         yield _child(process.pid) if fork else _entered(process.pid)
     finally:
@@ -130,7 +132,7 @@ def _child(pid: int) -> int:
 
 
 def _entered(pid: int) -> int:
-    while Path(f"/proc/{pid}/comm").read_text().strip() != "sleep":
+    while Path(f"/proc/{pid}/comm").read_text().strip() != "bash":
         time.sleep(0.01)
     return pid
 

@@ -177,6 +177,15 @@ def test_a_job_that_fails_says_so(head: Head, data: dict) -> None:
     )
 
 
+def test_a_run_that_the_cluster_has_no_room_for_waits(head: Head, data: dict) -> None:
+    """It may be about to grow; here it is not."""
+    words = [word.replace("runs/stopped", "runs/waits") for word in pretraining(head, 5)]
+    status, result, said = head.submit(*words, "hardware.num_gpus=2", "cluster.start_timeout_s=6")
+    assert (status, result) == (1, {})
+    assert "waiting for room for 2 workers of 1 CPU and 1 GPU: the cluster has 2 CPUs and 0 GPUs" in said
+    assert "found no room within 6 s (cluster.start_timeout_s)" in said
+
+
 def test_no_secret_is_anywhere(head: Head, stopped: Stopped) -> None:
     """The head's environment holds secrets, which all that it starts inherit: none stands in a file or a command line."""
     token = (head.folder / "home" / ".ray" / "auth_token").read_bytes()

@@ -11,17 +11,19 @@ from tests.cluster.head import ROOT, Head
 
 pytestmark = pytest.mark.slow
 JOIN = (
-    "import sys, pipelines\nfrom hyena_glt.errors import HyenaError\nfrom pipelines._ray import start_ray\nimport ray\n"
+    "import pipelines\nfrom hyena_glt.errors import HyenaError\nfrom pipelines._ray import start_ray\nimport ray\n"
     "get = ray.remote(lambda refs: ray.get(refs[0]))\n"
-    "try:\n    with start_ray(sys.argv[1], None):\n        print(ray.get(get.remote([ray.put(42)]), timeout=60))\n"
+    "try:\n    with start_ray(None, None):\n        print(ray.get(get.remote([ray.put(42)]), timeout=60))\n"
     "except HyenaError as error:\n    print(error)\n"
 )
 """Asks a worker for what the driver holds, which goes both ways."""
 
 
 def join(head: Head, **environment: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", JOIN, head.address]
-    return subprocess.Popen(words, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    environment |= {"RAY_ADDRESS": head.address}
+    return subprocess.Popen(
+        [sys.executable, "-c", JOIN], env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def test_with_the_token_and_without(head: Head) -> None:

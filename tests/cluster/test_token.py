@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.token import ask_for_token, make_token, refused, token_place
+from cluster.token import ask_for_own_token, ask_for_token, make_token, refused, token_place
 from hyena_glt.errors import ClusterError
 
-VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_RAYLET_PID")
+VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_RAYLET_PID", "RAY_ADDRESS")
 
 
 @pytest.fixture
@@ -70,6 +70,18 @@ def test_the_token_is_asked_for_where_there_is_one(home: Path) -> None:
     make_token()
     ask_for_token()
     assert os.environ.pop("RAY_AUTH_MODE") == "token"
+
+
+def test_the_first_cluster_has_a_token_too(home: Path) -> None:
+    ask_for_own_token()
+    assert os.environ.pop("RAY_AUTH_MODE") == "token" and token_place() == str(home / ".ray" / "auth_token")
+
+
+@pytest.mark.parametrize("name", ["RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"])
+def test_who_starts_no_cluster_makes_no_token(home: Path, monkeypatch, name: str) -> None:
+    monkeypatch.setenv(name, "x")
+    ask_for_own_token()
+    assert token_place() is None and "RAY_AUTH_MODE" not in os.environ
 
 
 @pytest.mark.parametrize(
