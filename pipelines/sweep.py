@@ -21,6 +21,7 @@ from ray import PlacementGroupID, tune
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.util.placement_group import PlacementGroup
 
+from cluster.paths import placed, with_default_folders
 from hyena_glt.config import Config, TuneConfig, changed_settings, dump_config, load_config, require_built
 from hyena_glt.data.mixture import Mixture
 from hyena_glt.errors import ConfigError
@@ -34,6 +35,7 @@ from hyena_glt.training.plan import Plan, plan_run
 from hyena_glt.training.trials import TRIALS, Trial, read_trials, run_folder, spent, trial_config, write_trial
 from tune_spaces import METRICS, Space, load_space
 
+from ._command import run_as
 from ._ray import start_ray
 from ._search import Past, Suggestions, build_scheduler, plan_trials, require_search
 from ._trial import BUSY, CONFIG, ENDING_FILE, TrialActor, recorded_validations
@@ -84,6 +86,7 @@ def sweep(cfg: Config, *, dry_run: bool = False) -> dict[str, Any]:
 
     Raises ConfigError, DataError or ClusterError before anything starts. A trial that fails does not end the sweep.
     """
+    cfg = placed(cfg, "sweep")
     require_built(cfg, "pretrain")
     require_built(cfg, "sweep")
     space = _space(cfg)
@@ -118,8 +121,9 @@ def _space(cfg: Config) -> Space:
 
 
 def _with_folder(cfg: Config) -> tuple[Config, Path]:
-    assert cfg.tune is not None
-    folder = Path(cfg.tune.output_dir or f"runs/{cfg.model.name}-sweep").absolute()
+    tune = with_default_folders(cfg).tune
+    assert cfg.tune is not None and tune is not None
+    folder = Path(str(tune.output_dir)).absolute()
     return replace(cfg, tune=replace(cfg.tune, output_dir=str(folder))), folder
 
 
@@ -400,3 +404,7 @@ def _result(job: Job, found: Sweep, reason: str | None) -> dict[str, Any]:
         "best_config": str(job.folder / BEST_FILE) if best else None, "page": str(job.folder / PAGE_FILE),
         "table": str(job.folder / PARQUET_FILE),
     }
+
+
+if __name__ == "__main__":
+    run_as("sweep")

@@ -279,7 +279,7 @@ class HardwareConfig:
     """Devices, precision and memory."""
 
     num_gpus: int | None = None
-    """Workers with a GPU each; default: all the cluster has."""
+    """Workers with a GPU each; default: all that the cluster has at the start. A cluster with fewer is waited for, as it may grow."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: bf16 where the device has it, else fp16 with loss scaling, fp32 on a CPU."""
     mixed_precision: bool | None = None
@@ -419,6 +419,8 @@ class ClusterConfig:
 
     address: str | None = None
     """Ray's address; default: the cluster this runs in (RAY_ADDRESS), else a local Ray."""
+    storage_path: str | None = None
+    """A folder or URL that every node sees; relative paths of the settings are below it. Default: the current folder; a job has none."""
     train_workers: int | tuple[int, int] | None = None
     """Training workers, or [min, max]; default: one a GPU, or one if there is none."""
     cpus_per_worker: int = 1
@@ -435,10 +437,14 @@ class ClusterConfig:
     """CPUs that a local Ray is told it has; default: those of the machine."""
 
     def __post_init__(self) -> None:
-        workers = self.train_workers
+        workers, storage = self.train_workers, self.storage_path
         low, high = workers if isinstance(workers, tuple) else (workers or 1, workers or 1)
         require(
             (workers != 0 and 1 <= low <= high, f"train_workers must be a number from 1 or [min, max], got {workers}"),
+            (
+                storage is None or storage.startswith("/") or "://" in storage,
+                f"storage_path must be an absolute path or a URL, got {storage}",
+            ),
             (0 < self.gpus_per_worker <= 1, f"gpus_per_worker must be above 0 and at most 1, got {self.gpus_per_worker}"),
             (self.collective_timeout_s > 0, f"collective_timeout_s must be above 0, got {self.collective_timeout_s}"),
             *at_least(1, self, "cpus_per_worker", "num_cpus"),
