@@ -44,9 +44,9 @@ check: .venv/.installed  ## lint, and types where they are complete
 long: data/genomes/ecoli_K12_MG1655.fa.gz ecoli ecoli-masked protein  ## longer runs and benchmarks; their logs are committed under tests/benchmarks/results
 	$(BIN)/python -m pytest -q -m long
 	$(BIN)/python tests/benchmarks/operators_cpu.py
-	$(BIN)/python tests/benchmarks/fuzz_inputs.py 10000
+	$(BIN)/python tests/benchmarks/fuzz_inputs.py 22000
 	$(BIN)/python tests/long/sweep.py --trials 64
-	$(BIN)/python tests/long/kill_preprocessing.py $< --set tokenization.stride=2 output.chunk_size=20000
+	$(BIN)/python tests/long/kill_preprocessing.py $< --set tokenization.stride=1 output.chunk_size=20000
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -217,7 +217,7 @@ def _check_curriculum(cfg: Config, mixture: Mixture) -> None:
     unweighted = [str(rows.folder) for rows in mixture.rows if not rows.weighted]
     if curriculum.difficulty and curriculum.difficulty.measure == "repeats" and unweighted:
         raise ConfigError(
-            f"curriculum.difficulty.measure: {unweighted[0]} has no weights that tell repeats; preprocess with soft_masked: weighted"
+            f"curriculum.difficulty.measure: {unweighted[0]} has no weights that tell repeats; preprocess with soft_masked: weight"
         )
 
 

@@ -44,6 +44,10 @@ from .pretrain import FREE_SECTIONS, resolve, workers_on_cluster
 
 TUNE_FOLDER, BEST_FILE, PAGE_FILE = ".ray", "best.yaml", "sweep.html"
 INTERRUPTED = "interrupted; the same command goes on"
+SET_BY_STAGES = {
+    "training.learning_rate": "learning_rate", "training.min_learning_rate": "min_learning_rate", "model.dropout": "dropout",
+}
+"""Settings that a stage may have for itself, by its name for them."""
 FREE = (
     *(section for section in FREE_SECTIONS if section not in ("hardware", "logging", "tune")), "training.output_dir", "tune.num_trials",
     "tune.max_concurrent", "tune.max_tokens", "tune.max_device_hours", "tune.max_hours", "tune.output_dir", "tune.space",
@@ -176,8 +180,19 @@ def _work_out(cfg: Config, space: Space, folder: Path, mixture: Mixture) -> Job:
     )
 
 
+def _require_effect(cfg: Config, space: Space) -> None:
+    """ConfigError where every stage sets for itself what the space searches."""
+    for path, name in SET_BY_STAGES.items():
+        if path in space.settings and cfg.training.stages and all(getattr(stage, name) is not None for stage in cfg.training.stages):
+            raise ConfigError(
+                f"{path}: each of training.stages has a {name} of its own, so all trials would be alike; leave it out of a stage, or "
+                f"search training.stages as a whole"
+            )
+
+
 def _plans(cfg: Config, space: Space, planned: list[Trial], mixture: Mixture, workers: int) -> list[Plan]:
     """The plan of each planned trial; ConfigError with the problems of all trials, and of each listed value."""
+    _require_effect(cfg, space)
     problems: list[str] = []
     plans = []
     first = planned[0].settings if planned else space.draw(0, seed=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -49,4 +50,6 @@ def on_host(value: Any) -> Any:
         return OrderedDict(copied) if isinstance(value, OrderedDict) else copied
     if isinstance(value, list | tuple):
         return type(value)([on_host(item) for item in value])
+    if isinstance(value, Enum):  # until 3.11.3 Python stores it as a call of getattr, which loading weights-only refuses
+        return value.value
     return copy.deepcopy(value)

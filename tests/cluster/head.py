@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 CANARY = "canary-5d0e6f2b9c7a"
 """The value of every secret in the head's environment; it must be found nowhere else."""
 SECRETS = ("WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN")
-START_S = 60
+START_S = 180
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,17 @@ if any("default_worker" in word for word in sys.orig_argv):  # `ray start` itsel
     time.time = lambda: right() + 400
 """
 
+NOT_INSTALLED = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("hyena_glt", "pipelines", "cluster"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
 
 def examine(head: Machine, *settings: str) -> tuple[int, dict, str]:
     """(Exit status, result, what went to stderr) of the doctor, started on the head."""
@@ -83,9 +94,9 @@ def _other_code(folder: Path) -> Path:
 
 
 def _no_code(folder: Path) -> Path:
-    """In the place of this project something else of the same name."""
-    (folder / "cluster").mkdir(parents=True)
-    (folder / "cluster/__init__.py").touch()
+    """This project is not installed."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(NOT_INSTALLED)
     return folder
 
 

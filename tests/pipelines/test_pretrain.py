@@ -131,7 +131,7 @@ def test_a_folder_with_other_files(data: Path, tmp_path: Path) -> None:
     (["curriculum.sequence_length={values: [64, 128], at: [1]}", "model.max_position_embeddings=128"], ConfigError,
      "curriculum.sequence_length.values: 128 is longer than the data's rows of 64 tokens, which are cut and never joined"),
     (["curriculum.difficulty={values: [0.5, 1], at: [1], measure: repeats}"], ConfigError,
-     "curriculum.difficulty.measure: .*phages has no weights that tell repeats; preprocess with soft_masked: weighted"),
+     "curriculum.difficulty.measure: .*phages has no weights that tell repeats; preprocess with soft_masked: weight"),
 ])
 def test_refused_before_anything_starts(data: Path, tmp_path: Path, settings: list[str], error: type, text: str) -> None:
     with pytest.raises(error, match=text):

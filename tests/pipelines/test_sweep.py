@@ -155,6 +155,8 @@ GRID = "settings: {model.hidden_size: {grid: [16, 18]}, model.num_attention_head
     (PBT, [], "a pbt population trains side by side, and this cluster fits 2 trials, not 3; set it to 2 to 2"),
     (PBT, ["tune.num_trials=2", "logging.keep_checkpoints=1"], "logging.keep_checkpoints: pbt lets trials go on from each other's"),
     (GRID, ["model.mixers=[attention]", "model.num_attention_heads=4"], "a trial cannot run with .*num_attention_heads"),
+    (SPACE, ["training.stages=[{name: a, steps: 6, learning_rate: 1e-3}, {name: b, learning_rate: 1e-4}]"],
+     "training.learning_rate: each of training.stages has a learning_rate of its own, so all trials would be alike"),
     (GRID, ["tune.num_trials=3"], "tune.num_trials: has no effect on a grid, which runs all of its 4 points; remove it"),
 ])
 def test_refused_before_anything_starts(data: Path, tmp_path: Path, space: str, settings: list[str], problem: str) -> None:
