@@ -30,8 +30,8 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS")
     if address and ":" in address:
         _refuse_silence(address)
-    if address and ":" in address and "://" not in address:
-        require_same_token(address)
+        if "://" not in address:
+            require_same_token(address)
     local = {"num_cpus": num_cpus, "include_dashboard": False} if is_local(address) else {}
     if local:
         make_token()

@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.doctor import Examination, examine
 from cluster.findings import Finding, Node, judge_links, judge_nodes, judge_storage
+from cluster.paths import with_storage
 from hyena_glt.config import Config
 from hyena_glt.data.mixture import as_paths
 from hyena_glt.training.preflight import versions
@@ -25,6 +26,7 @@ def doctor(cfg: Config) -> dict[str, Any]:
     The result is plain JSON: the figures of each node, place and link, and the findings, a sentence each: `breaks` would end a run,
     `warnings` would slow it down or may end it later.
     """
+    cfg = with_storage(cfg)
     places = list(dict.fromkeys(_absolute(path) for path in (cfg.training.output_dir, cfg.output.path) if path))
     inputs = [_absolute(path) for path in (*as_paths(cfg.data.train_path), *as_paths(cfg.data.val_path))]
     with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):

@@ -44,10 +44,8 @@ from .pretrain import FREE_SECTIONS, resolve, workers_on_cluster
 
 TUNE_FOLDER, BEST_FILE, PAGE_FILE = ".ray", "best.yaml", "sweep.html"
 INTERRUPTED = "interrupted; the same command goes on"
-SET_BY_STAGES = {
-    "training.learning_rate": "learning_rate", "training.min_learning_rate": "min_learning_rate", "model.dropout": "dropout",
-}
-"""Settings that a stage may have for itself, by its name for them."""
+SET_BY_STAGES = ("training.learning_rate", "training.min_learning_rate", "model.dropout")
+"""Settings that a stage may have for itself, under the same name."""
 FREE = (
     *(section for section in FREE_SECTIONS if section not in ("hardware", "logging", "tune")), "training.output_dir", "tune.num_trials",
     "tune.max_concurrent", "tune.max_tokens", "tune.max_device_hours", "tune.max_hours", "tune.output_dir", "tune.space",
@@ -182,7 +180,8 @@ def _work_out(cfg: Config, space: Space, folder: Path, mixture: Mixture) -> Job:
 
 def _require_effect(cfg: Config, space: Space) -> None:
     """ConfigError where every stage sets for itself what the space searches."""
-    for path, name in SET_BY_STAGES.items():
+    for path in SET_BY_STAGES:
+        name = path.rpartition(".")[2]
         if path in space.settings and cfg.training.stages and all(getattr(stage, name) is not None for stage in cfg.training.stages):
             raise ConfigError(
                 f"{path}: each of training.stages has a {name} of its own, so all trials would be alike; leave it out of a stage, or "

@@ -13,7 +13,7 @@ from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngi
 from .snapshot import on_host
 
 
-class Snapshots(CheckpointEngine):  # type: ignore[misc]  # DeepSpeed has no types
+class Snapshots(CheckpointEngine):
     """Keeps a copy of each state that DeepSpeed would write, for somebody else to write later."""
 
     def __init__(self) -> None:

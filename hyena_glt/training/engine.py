@@ -21,6 +21,7 @@ from torch import nn
 from ..config.tree import HardwareConfig, TrainingConfig
 from ..data.batches import Batch
 from ..errors import CheckpointError
+from ..model.block import set_dropout
 from .checkpoint import OPTIMIZER_FOLDER
 from .optim import build_optimizer, parameter_groups, set_rate
 from .precision import Precision, autocast
@@ -54,12 +55,11 @@ def import_deepspeed(device_type: str) -> Any:
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
     import deepspeed
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
     if device_type == "cpu":
         deepspeed.ops.__compatible_ops__ = {}  # also spares the probe, which calls a compiler for each op
-    torch.serialization.add_safe_globals([ZeroStageEnum, LossScaler, DynamicLossScaler, fragment_address])
+    torch.serialization.add_safe_globals([LossScaler, DynamicLossScaler, fragment_address])
     return deepspeed
 
 
@@ -99,7 +99,8 @@ class Engine:
     zero_stage: int
     _max_grad_norm: float | None
     """To clip to before a step at ZeRO 0; DeepSpeed clips what ZeRO shards."""
-    _grad_norm: torch.Tensor | float | None = None
+    _grad_norm: torch.Tensor | None = None
+    """Of the last step at ZeRO 0, on the device."""
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """(Weighted sum of cross-entropy in nats over the scored positions, number of right predictions)."""
@@ -115,12 +116,10 @@ class Engine:
     def step(self) -> bool:
         """Move the weights by what was added up; False where ZeRO 1 to 3 left that out, because it was not finite."""
         left_out = self._engine.skipped_steps
-        if self.zero_stage == 0:  # DeepSpeed would look at the weights one by one, which takes a slow host longer than the backward pass
+        if self.zero_stage == 0:  # DeepSpeed would look at the weights one by one, which takes a host five times as long
             limit = math.inf if self._max_grad_norm is None else self._max_grad_norm
             self._grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self._engine.step()
-        if self.zero_stage > 0:
-            self._grad_norm = self._engine.get_global_grad_norm()
         return self._engine.skipped_steps == left_out
 
     def drop(self, loss: torch.Tensor) -> None:
@@ -128,9 +127,9 @@ class Engine:
 
         ZeRO leaves out a step with a gradient that is not finite and clears all that was added up for it.
         """
-        self._grad_norm = None
         self.backward(loss * math.inf, last=True)
         if self.zero_stage == 0:
+            self._grad_norm = None
             self._engine.zero_grad()
         else:
             self._engine.step()
@@ -155,7 +154,8 @@ class Engine:
 
     def grad_norm(self) -> float | None:
         """Global gradient norm of the last step before clipping; None where the step was left out. The device is waited for."""
-        return None if self._grad_norm is None or not math.isfinite(self._grad_norm) else float(self._grad_norm)
+        norm = self._grad_norm if self.zero_stage == 0 else self._engine.get_global_grad_norm()
+        return None if norm is None or not math.isfinite(norm) else float(norm)
 
     def skipped_steps(self) -> int:
         """Steps since the start that were left out because a gradient was not finite (ZeRO 1 to 3)."""
@@ -167,9 +167,7 @@ class Engine:
 
     def set_dropout(self, probability: float) -> None:
         """Dropout of the next steps."""
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = probability
+        set_dropout(self.model, probability)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The whole float32 state dict on the CPU, on rank 0; empty elsewhere. Every rank must call it."""

@@ -14,8 +14,8 @@ from torch import nn
 class Muon(MuonWithAuxAdam):
     """DeepSpeed's Muon (Jordan et al., 2024), which orthogonalizes the matrices of one shape together instead of one by one.
 
-    One by one each takes some fifty launches of small kernels, which a host needs longer for than a GPU. The state is DeepSpeed's own:
-    `momentum_buffer` of each matrix.
+    One by one each takes dozens of launches of small kernels, for which a host needs longer than a GPU for the arithmetic. The state is
+    DeepSpeed's own: `momentum_buffer` of each matrix.
     """
 
     @torch.no_grad()

@@ -50,6 +50,6 @@ def on_host(value: Any) -> Any:
         return OrderedDict(copied) if isinstance(value, OrderedDict) else copied
     if isinstance(value, list | tuple):
         return type(value)([on_host(item) for item in value])
-    if isinstance(value, Enum):  # until 3.11.3 Python stores it as a call of getattr, which loading weights-only refuses
+    if isinstance(value, Enum):  # Python 3.11.2 stores it as a call of getattr, which loading weights-only refuses
         return value.value
     return copy.deepcopy(value)

@@ -20,6 +20,7 @@ from hyena_glt.data.augment import build_augmentation
 from hyena_glt.data.batches import Batch, EvaluationBatches, Slice, TrainingBatches, load
 from hyena_glt.data.dataset import Rows
 from hyena_glt.data.mixture import open_training, open_validation
+from hyena_glt.model.block import set_dropout
 from hyena_glt.objectives.causal import CausalLM
 from hyena_glt.training.optim import set_rate
 
@@ -127,9 +128,8 @@ class Race:
 
     def set_dropout(self, share: float) -> None:
         """Where it changes; else it stays as the model was built, for HyenaDNA's has modules without dropout."""
-        for module in self.model.modules() if len(self.recipe.dropout) > 1 else ():
-            if isinstance(module, nn.Dropout):
-                module.p = self.recipe.dropout_at(share)
+        if len(self.recipe.dropout) > 1:
+            set_dropout(self.model, self.recipe.dropout_at(share))
 
     def evaluate(self, share: float) -> Row:
         """Bits per base of the held-out rows, in pieces as long as in training, and of the training rows since the last time."""
@@ -153,7 +153,7 @@ class Race:
 
 def run(label: str, recipe: Recipe, setup: Setup, save: Callable[[Row], None]) -> Row:
     """Train and evaluate; `save` gets the row after each evaluation, so that a run that is cut off leaves its figures."""
-    torch._dynamo.config.recompile_limit = 64  # block kinds times lengths times training and evaluation share one code object
+    torch._dynamo.config.recompile_limit = 64  # block kinds times lengths, dropouts, training and evaluation share one code object
     device = torch.device(setup.device)
     entered = time.monotonic()
     stream = setup.stream(recipe.rows_per_step)

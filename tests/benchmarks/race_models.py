@@ -1,4 +1,4 @@
-"""The race's models, all called alike: (ids, padding, targets) -> (sum of the loss in nats, right ones); and their optimizers."""
+"""The race's models, all called alike: (ids, padding, targets) -> (sum of the loss in nats, right ones); and their optimizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from hyena_glt.config.tree import ModelConfig, TrainingConfig
 from hyena_glt.model import build_model
 from hyena_glt.model.heads import cross_entropy
 from hyena_glt.training import optim
-from hyena_glt.training.optim import parameter_groups
 
 VOCAB_SIZE, NUM_IDS, ROWS = 4, 9, 16
 """Bases; with the specials; rows of the table."""
@@ -93,5 +92,5 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> tuple[torch.optim.Optim
         max_steps=1, optimizer=recipe.optimizer, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay,
         adam_beta2=recipe.adam_beta2, **own,
     )
-    groups = parameter_groups(model, cfg)
+    groups = optim.parameter_groups(model, cfg)
     return optim.build_optimizer(groups, cfg, sharded=False), [group.rate_factor for group in groups]

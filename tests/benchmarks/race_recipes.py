@@ -81,8 +81,8 @@ CONTESTANTS = {
     # As published: AdamW at 6e-4, decay 0.1, cosine to a tenth; the widths and depth of its largest released models.
     "hyenadna": Recipe(
         family="hyenadna", hidden_size=256, num_layers=8, intermediate_size=1024, mixers=("hyena",), dropout=((0.0, 0.1),),
-        lengths=((0.0, 8192),),
-        optimizer="adamw", learning_rate=6e-4, weight_decay=0.1, final_rate=0.1, schedule="cosine", warmup=0.01, adam_beta2=0.999,
+        lengths=((0.0, 8192),), optimizer="adamw", learning_rate=6e-4, weight_decay=0.1, final_rate=0.1, schedule="cosine", warmup=0.01,
+        adam_beta2=0.999,
     ),
 }
 
@@ -104,7 +104,9 @@ def contestant(words: str) -> tuple[str, Recipe]:
 
 
 def _like(example: Any, value: Any) -> Any:
-    """`value` with the type of `example`; lists become tuples."""
+    """`value` with the type of `example`; lists become tuples, and a number where there is a course holds throughout."""
+    if isinstance(example, tuple) and isinstance(value, int | float):
+        return ((0.0, float(value)),)
     if isinstance(example, tuple):
         return tuple(tuple(map(float, v)) if isinstance(v, list) else v for v in value) if value else ()
     return type(example)(value)

@@ -78,5 +78,5 @@ def _header(first: str, rows: list[Row]) -> list[str]:
 def _shown(value: Any) -> str:
     """A setting as a table shows it."""
     if isinstance(value, list):
-        return ", ".join(f"{v[1]:,g} from {v[0]:.0%}" if isinstance(v, list) else str(v) for v in value)
+        return ", ".join(f"{v[1]:,.10g} from {v[0]:.0%}" if isinstance(v, list) else str(v) for v in value)
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -10,7 +12,8 @@ from tests.cluster.head import Head, running_head
 
 
 @pytest.fixture(scope="session")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+def head() -> Iterator[Head]:
     """With a token, a dashboard and a job server on loopback, and secrets in its environment."""
-    with running_head(tmp_path_factory.mktemp("head")) as started:
+    # Not pytest's folder: the path of a socket may have 107 bytes.
+    with TemporaryDirectory(prefix="head", ignore_cleanup_errors=True) as folder, running_head(Path(folder)) as started:
         yield started

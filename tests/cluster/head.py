@@ -12,14 +12,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).parents[2]
+from tests.cluster.machines import ROOT, clean_environment, why_none
+
 CANARY = "canary-5d0e6f2b9c7a"
 """The value of every secret in the head's environment; it must be found nowhere else."""
 SECRETS = ("WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN")
@@ -50,19 +51,20 @@ class Head:
 
     def environment(self, home: str = "home") -> dict[str, str]:
         """Of a client; `home` says whose token it has."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "HYENA_"))}
-        return kept | {"HOME": str(self.folder / home), "PYTHONPATH": str(ROOT)}
+        return clean_environment() | {"HOME": str(self.folder / home), "PYTHONPATH": str(ROOT)}
 
-    def start(self, *words: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """A client's command, `hyena-glt` where it begins with none of another program."""
+    def start(
+        self, *words: str, env: Mapping[str, str] | None = None, program: Sequence[str] = ("-m", "hyena_glt.cli")
+    ) -> subprocess.Popen[str]:
+        """A client's command: words for `hyena-glt`, or for another program of Python's."""
         return subprocess.Popen(
-            [sys.executable, "-m", "hyena_glt.cli", *words], cwd=self.folder, env=dict(env or self.environment()), text=True,
+            [sys.executable, *program, *words], cwd=self.folder, env=dict(env or self.environment()), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
 
-    def run(self, *words: str, env: Mapping[str, str] | None = None) -> tuple[int, dict, str]:
+    def run(self, *words: str) -> tuple[int, dict, str]:
         """Exit status, the JSON on the last line of stdout ({} where there is none), stderr."""
-        return finish(self.start(*words, env=env))
+        return finish(self.start(*words))
 
     def submit(self, *words: str) -> tuple[int, dict, str]:
         """The same of a job that is waited for."""
@@ -91,19 +93,22 @@ def running_head(folder: Path) -> Iterator[Head]:
         if token:
             (folder / home / ".ray" / "auth_token").write_text(token)
     (folder / "storage").mkdir()
-    gcs, dashboard, *others = free_ports(8)
-    names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port")
+    gcs, dashboard, *others = free_ports(7)
+    names = (
+        "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port",
+        "ray-client-server-port",
+    )
     words = [
         "ray", "start", "--head", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1", f"--port={gcs}",
         "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={folder / 'ray'}",
         "--num-cpus=2", "--object-store-memory=100000000",
-        *(f"--{name}={port}" for name, port in zip(names, others, strict=False)), f"--ray-client-server-port={others[-1]}",
+        *(f"--{name}={port}" for name, port in zip(names, others, strict=True)),
     ]
     # A shell, as the first process of the namespace must bury the orphans that it is given: Ray waits for those that are defunct.
     shell = ["bash", "-c", '"$@"; exit', "bash"]
-    namespace = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *shell] if os.geteuid() == 0 else []
+    namespace = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *shell] if why_none() is None else []
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")}, **dict.fromkeys(SECRETS, CANARY),
+        **clean_environment(), **dict.fromkeys(SECRETS, CANARY),
         "HOME": str(folder / "home"), "RAY_AUTH_MODE": "token", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_metrics_report_interval_ms": "1000",
     }
@@ -111,7 +116,9 @@ def running_head(folder: Path) -> Iterator[Head]:
         process = subprocess.Popen([*namespace, *words], cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     head = Head(folder, f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", f"http://127.0.0.1:{others[3]}/metrics", process)
     try:
-        wait_until(lambda: status_of(f"{head.dashboard}/api/version") == 401, START_S)
+        wait_until(
+            lambda: status_of(f"{head.dashboard}/api/version") == 401, START_S, process=process, said=(folder / "head.log").read_text
+        )
         yield head
     finally:
         end(process)
@@ -119,6 +126,8 @@ def running_head(folder: Path) -> Iterator[Head]:
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL to a process and all below it."""
+    if process.poll() is not None:
+        return
     found = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     for child in found:
@@ -148,13 +157,15 @@ def text_of(url: str) -> str:
         return ""
 
 
-def wait_until(moment: Callable[[], bool], seconds: float) -> None:
-    """Until it is time; TimeoutError where it never is."""
+def wait_until(
+    moment: Callable[[], object], seconds: float, *, process: subprocess.Popen | None = None, said: Callable[[], str] = str
+) -> None:
+    """Until it is time; AssertionError, with the end of what was said, where it never is or the process ends before."""
     deadline = time.monotonic() + seconds
     while not moment():
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(0.1)
+        assert process is None or process.poll() is None, f"it ended before: {said()[-2000:]}"
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {said()[-2000:]}"
+        time.sleep(0.05)
 
 
 def free_ports(number: int) -> list[int]:

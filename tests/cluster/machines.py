@@ -39,10 +39,10 @@ class Machine:
         inside = ["nsenter", f"--target={self.holder}", "--net", "--pid", "--mount", "--uts", "--", *words]
         return subprocess.Popen(inside, env={**environment(), **(env or {})}, text=True, **options)
 
-    def run(self, words: Sequence[str], env: Mapping[str, str] | None = None, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Run a command in the machine to its end."""
-        process = self.popen(words, env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        out, err = process.communicate(timeout=timeout_s)
+        process = self.popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        out, err = process.communicate(timeout=120)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def mount(self, place: str, size: str) -> None:
@@ -57,16 +57,21 @@ class Machine:
         return self.popen(command, env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def must_end_well(*processes: subprocess.Popen, limit_s: float = 120) -> None:
+def must_end_well(*processes: subprocess.Popen) -> None:
     """Wait for commands that were started side by side."""
     for process in processes:
-        said, _ = process.communicate(timeout=limit_s)
+        said, _ = process.communicate(timeout=120)
         assert process.returncode == 0, said
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's, without what speaks of the Ray of the tests themselves or of a job."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "HYENA_"))}
 
 
 def environment() -> dict[str, str]:
     """Of commands in a machine: this project's code and Python's scripts first, no word of the Ray of the tests themselves, a token."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    kept = clean_environment()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     # gloo takes the address that the host name stands for, and here no name server knows the machines' names.
     ours = {"PATH": path, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "eth0"}

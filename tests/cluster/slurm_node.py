@@ -15,6 +15,8 @@ import sys
 from contextlib import suppress
 from threading import Thread
 
+ALWAYS = {"--ntasks-per-node=1", "--kill-on-bad-exit=1"}
+
 
 def serve(path: str) -> None:
     """Take steps for ever."""
@@ -48,8 +50,10 @@ def _end_with(caller: socket.socket, process: subprocess.Popen) -> None:
 
 
 def step(words: list[str]) -> int:
-    """srun; options are left alone."""
+    """srun, with the options `ALWAYS`; others are left alone."""
     first = next(number for number, word in enumerate(words) if not word.startswith("-"))
+    if absent := ALWAYS - set(words[:first]):
+        sys.exit(f"this srun behaves as with {', '.join(sorted(absent))} and no other way")
     asked = {"words": words[first:], "environment": dict(os.environ), "folder": os.getcwd()}
     with selectors.DefaultSelector() as nodes:
         for path in os.environ["SLURM_NODE_SOCKETS"].split(":"):

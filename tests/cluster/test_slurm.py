@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.cluster import slurm_node
+from tests.cluster.head import wait_until
 from tests.cluster.machines import Machine, environment, machines
 from tests.cluster.shipped_files import CLUSTER
 from tests.tiny_run import write_lambda_data
@@ -34,12 +34,12 @@ class Allocation:
     nodes: list[Machine]
     shared: Path
 
-    def submit(self, *words: str, **variables: str) -> subprocess.Popen:
+    def submit(self, *words: str) -> subprocess.Popen:
         """Start the batch script on the first node, as sbatch does."""
         given = {
             "SLURM_JOB_ID": JOB, "SLURM_NNODES": "2", "SLURM_CPUS_ON_NODE": "1", "HOME": str(self.shared), "TMPDIR": "/tmp",
             "PATH": f"{self.shared / 'bin'}:{environment()['PATH']}",
-            "SLURM_NODE_SOCKETS": ":".join(str(self.shared / f"{number}.socket") for number in range(2)), **variables,
+            "SLURM_NODE_SOCKETS": ":".join(str(self.shared / f"{number}.socket") for number in range(2)),
         }
         return self.nodes[0].popen(
             ["bash", str(SCRIPT), *words], given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.shared
@@ -59,7 +59,7 @@ def allocation(tmp_path: Path) -> Iterator[Allocation]:
     with machines(2) as nodes:
         for number, node in enumerate(nodes):
             node.popen([sys.executable, slurm_node.__file__, "serve", str(tmp_path / f"{number}.socket")])
-        wait_until(lambda: len(list(tmp_path.glob("*.socket"))) == 2)
+        wait_until(lambda: len(list(tmp_path.glob("*.socket"))) == 2, START_S)
         yield Allocation(nodes, tmp_path)
 
 
@@ -68,16 +68,9 @@ def _script(path: Path, line: str) -> None:
     path.chmod(0o755)
 
 
-def wait_until(condition: Callable[[], object], limit_s: float = START_S) -> None:
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit, "it did not come"
-        time.sleep(0.05)
-
-
-def finished(job: subprocess.Popen, limit_s: float = 180) -> tuple[int, str, str]:
+def finished(job: subprocess.Popen) -> tuple[int, str, str]:
     """(Exit status, output, errors) of a job, once it has ended."""
-    out, err = job.communicate(timeout=limit_s)
+    out, err = job.communicate(timeout=180)
     return job.returncode, out, err
 
 
@@ -112,7 +105,7 @@ def test_one_command_runs_over_all_nodes(allocation: Allocation) -> None:
     """The doctor over both: all is well; the token was needed, lay where only its owner reads, and is gone."""
     job = allocation.submit("doctor", f"training.output_dir={allocation.shared}/runs")
     token = allocation.shared / f".hyena-glt/jobs/{JOB}/token"
-    wait_until(lambda: token.exists() and token.stat().st_size == 64)
+    wait_until(lambda: token.exists() and token.stat().st_size == 64, START_S, process=job)
     assert (stat.S_IMODE(token.stat().st_mode), stat.S_IMODE(token.parent.stat().st_mode)) == (0o600, 0o700)
     secret = token.read_text()
     status, out, err = finished(job)
@@ -155,10 +148,9 @@ def test_when_time_is_nearly_up_the_run_saves_and_is_queued_again(allocation: Al
         "logging.log_interval=1", "cluster.train_workers=2", f"training.output_dir={run}",
     ]
     job = allocation.submit(*words, "training.max_steps=100000")
-    wait_until((run / "metrics.jsonl").exists)
-    # popen's process is nsenter, which became the script's parent in the machine.
-    [script] = (int(pid) for pid in Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split())
-    os.kill(script, signal.SIGUSR1)
+    wait_until((run / "metrics.jsonl").exists, START_S, process=job)
+    [script] = psutil.Process(job.pid).children()  # popen's process is nsenter, which became the script's parent in the machine
+    script.send_signal(signal.SIGUSR1)
     status, out, err = finished(job)
     assert (status, result(out)["status"]) == (130, "interrupted"), err
     assert allocation.told_slurm() == f"requeue {JOB}\n"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 
 import pytest
 
-from tests.cluster.head import ROOT, Head
+from tests.cluster.head import Head
 
 pytestmark = pytest.mark.slow
 JOIN = (
@@ -20,10 +19,7 @@ JOIN = (
 
 
 def join(head: Head, **environment: str) -> subprocess.Popen[str]:
-    environment |= {"RAY_ADDRESS": head.address}
-    return subprocess.Popen(
-        [sys.executable, "-c", JOIN], env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    return head.start(env=environment | {"RAY_ADDRESS": head.address}, program=("-c", JOIN))
 
 
 def test_with_the_token_and_without(head: Head) -> None:

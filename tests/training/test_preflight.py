@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -49,9 +48,7 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
 
 
 def test_doors() -> None:
-    port = preflight.listen("127.0.0.1")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        closed = server.getsockname()[1]
+    port, closed = preflight.listen("127.0.0.1"), preflight.free_port("127.0.0.1")
     assert preflight.unreachable({"open": ("127.0.0.1", port), "closed": ("127.0.0.1", closed)}) == ["closed"]
 
 
