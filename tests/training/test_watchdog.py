@@ -31,6 +31,7 @@ def test_each_worker_that_stands_still_is_known(tmp_path: Path) -> None:
         assert stalled_ranks(tmp_path) == []
 
 
+@pytest.mark.usefixtures("process_group")
 def test_a_step_that_hangs_shows_where(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = loop._accumulate
 
