@@ -54,10 +54,10 @@ from hyena_glt.training.checkpoint import (
 )
 from hyena_glt.training.feed import Course
 from hyena_glt.training.guard import is_impatient
-from hyena_glt.training.launch import choose_workers, require_own_gpus, train_on_ray
+from hyena_glt.training.launch import choose_workers, least_workers, require_own_gpus, train_on_ray
 from hyena_glt.training.metrics import METRICS_FILE, last_reports
 from hyena_glt.training.orders import Orders
-from hyena_glt.training.plan import Plan, plan_run, states
+from hyena_glt.training.plan import Plan, plan_run, require_range, states
 from hyena_glt.training.precision import choose_precision
 from hyena_glt.training.progress import progress_bar
 
@@ -100,6 +100,7 @@ def pretrain(
         _check_world_size(cfg, info, workers)
         moves, global_rows = (info.progress.moves, info.global_rows) if info else ({}, None)
         plan = plan_run(cfg, mixture, world_size=workers, global_rows=global_rows, moves=moves)
+        require_range(cfg, plan, least_workers(cfg, workers))
         if not use_gpu:
             choose_precision(cfg.hardware, "cpu")
         domains = planned_domains(cfg, plan, mixture)
@@ -290,7 +291,7 @@ def workers_on_cluster(cfg: Config) -> tuple[int, bool]:
     workers, use_gpu = choose_workers(cfg, num_gpus=num_gpus)
     require_own_gpus(cfg, workers=workers, use_gpu=use_gpu)
     if is_local(cfg.cluster.address):
-        _require_room(cfg, workers, use_gpu, num_gpus)
+        _require_room(cfg, least_workers(cfg, workers), use_gpu, num_gpus)
     elif not use_gpu and cfg.hardware.num_gpus is None:
         log.warning("this cluster has no GPU now, so CPUs train; to wait for GPUs, say how many by hardware.num_gpus")
     return workers, use_gpu

@@ -113,6 +113,12 @@ def empty_staging_folder(run: Path, step: int, token: str) -> Path:
     return staged
 
 
+def clear_staging_folders(run: Path) -> None:
+    """Remove what was written and not committed."""
+    for path in (run / CHECKPOINTS).glob(".step_*.partial"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def list_part(staged: Path, rank: int = 0, names: Iterable[str] | None = None) -> None:
     """Say which files (None: all) a rank has written, once they are on the disk; this list is the last that it writes."""
     names = [str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file()] if names is None else names
@@ -169,9 +175,10 @@ def prune(run: Path, *, keep: int | None) -> None:
     saved = sorted(folder.glob("step_*"))
     regular = [path for path in saved if _is_regular(path)]
     kept = regular if keep is None else regular[-keep:]
-    for path in [*saved, *folder.glob(".step_*.partial")]:
+    for path in saved:
         if path not in kept and path.name not in named:
             shutil.rmtree(path)
+    clear_staging_folders(run)
 
 
 def _is_regular(step_folder: Path) -> bool:

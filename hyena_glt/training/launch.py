@@ -42,12 +42,15 @@ log = logging.getLogger(__name__)
 
 
 def choose_workers(cfg: Config, *, num_gpus: int) -> tuple[int, bool]:
-    """(Number of workers, whether each has a GPU) on a cluster with `num_gpus` GPUs."""
+    """(Number of workers, the most of a range, whether each has a GPU) on a cluster with `num_gpus` GPUs."""
     wanted = cfg.hardware.num_gpus if cfg.hardware.num_gpus is not None else num_gpus
     workers = cfg.cluster.train_workers
-    if isinstance(workers, tuple):
-        workers = min(max(wanted, workers[0]), workers[1])
-    return workers or max(1, wanted), wanted > 0
+    return (workers[1] if isinstance(workers, tuple) else workers) or max(1, wanted), wanted > 0
+
+
+def least_workers(cfg: Config, workers: int) -> int:
+    """With how many of its `workers` a run begins where there is no room for more."""
+    return cfg.cluster.train_workers[0] if isinstance(cfg.cluster.train_workers, tuple) else workers
 
 
 def require_own_gpus(cfg: Config, *, workers: int, use_gpu: bool) -> None:
@@ -67,8 +70,9 @@ def train_on_ray(
 
     Restarts are made here and not by Ray Train, because bad data or a bad setting would fail the same way each time. Where a worker runs
     out of memory the next start has smaller micro-batches and more of them; `bytes_needed` estimates what `batch_size` rows take. Where
-    a node is withdrawn, the workers have saved and left, and the next start takes what room there is. `orders` lets another thread hold
-    or stop the run.
+    a node is withdrawn, the workers have saved and left, and the next start takes what room there is. With a range of workers Ray Train
+    chooses their number at each start, and starts anew by itself when the cluster has grown. `orders` lets another thread hold or stop
+    the run.
     """
     orders, failures = orders or Orders(run), 0
     saved = newest_step(run)
@@ -137,13 +141,17 @@ def probe_on_ray(cfg: Config, run: Path, *, workers: int, use_gpu: bool, steps: 
 def _fit_once(cfg: Config, run: Path, orders: Orders, *, workers: int, use_gpu: bool, probe_steps: int | None = None) -> str | None:
     """One start of the run; returns why it ended."""
     resources = {"CPU": float(cfg.cluster.cpus_per_worker)} | ({"GPU": cfg.cluster.gpus_per_worker} if use_gpu else {})
-    await_gang(Gang(workers, resources), timeout_s=cfg.cluster.start_timeout_s)
+    least = least_workers(cfg, workers)
+    await_gang(Gang(least, resources), timeout_s=cfg.cluster.start_timeout_s)
     storage, token = run / RAY_FOLDER, orders.start()
     trainer = TorchTrainer(
         _train_on_worker,
         train_loop_config={"config": config_to_dict(cfg), "run": str(run), "token": token, "probe_steps": probe_steps},
         torch_config=TorchConfig(backend=_backend(cfg, use_gpu), timeout_s=cfg.cluster.collective_timeout_s),
-        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers if least == workers else (least, workers), use_gpu=use_gpu, resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=cfg.cluster.resize_interval_s,
+        ),
         run_config=ray.train.RunConfig(
             name=token, storage_path=str(storage),
             # Every failure comes back to `train_on_ray`; by default Ray Train would start again by itself after some, unseen.

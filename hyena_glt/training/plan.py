@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -159,11 +160,34 @@ def make_plan(
 def plan_run(
     cfg: Config, mixture: Mixture, *, world_size: int, global_rows: int | None = None, moves: Moves | None = None
 ) -> Plan:
-    """`make_plan` for the data of a run."""
+    """`make_plan` for the data of a run. With a range of workers the global batch is that of the most of them."""
+    workers, training = cfg.cluster.train_workers, cfg.training
+    if global_rows is None and isinstance(workers, tuple):
+        global_rows = workers[1] * training.batch_size * training.gradient_accumulation_steps
     return make_plan(
         cfg.training, cfg.curriculum, world_size=world_size, num_rows=mixture.num_rows, width=mixture.width,
         padding_share=mixture.padding_share, global_rows=global_rows, moves=moves,
     )
+
+
+def require_range(cfg: Config, plan: Plan, least: int) -> None:
+    """ConfigError where some number of workers of a range cannot share the global batch, or divide the optimizer's state anew."""
+    if least == plan.world_size:
+        return
+    counts, training = range(least, plan.world_size + 1), cfg.training
+    unfit = [n for n in counts if plan.global_rows % (n * training.batch_size)]
+    if unfit:
+        steps = math.lcm(*counts) // plan.world_size  # in the batch of the most workers
+        raise ConfigError(
+            f"cluster.train_workers: any number from {least} to {plan.world_size} must divide the global batch of {plan.global_rows} rows "
+            f"in micro-batches of {training.batch_size}, and these do not: {', '.join(map(str, unfit))}. Let "
+            f"training.gradient_accumulation_steps be a multiple of {steps}, which makes the batch larger, or choose a smaller range"
+        )
+    if training.optimizer != "adamw" and cfg.hardware.zero_stage > 0:
+        raise ConfigError(
+            f"cluster.train_workers: the number of workers of a range changes, and DeepSpeed can divide the state of adamw anew, not that "
+            f"of {training.optimizer}; give one number, or set hardware.zero_stage to 0"
+        )
 
 
 def _notes(timeline: Timeline, global_rows: int, num_rows: int, width: int, padding_share: float) -> list[str]:

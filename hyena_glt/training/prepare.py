@@ -25,6 +25,7 @@ from .checkpoint import (
     WEIGHTS_FILE,
     CheckpointInfo,
     Progress,
+    clear_staging_folders,
     damage,
     newest_whole,
     read_info,
@@ -97,6 +98,8 @@ def prepare(cfg: Config, worker: Worker, rolled_back: Progress | None = None) ->
     mixture, validation = open_training(cfg.data), open_validation(cfg.data)
     objective = build_objective(only_task(cfg.tasks), mixture.tokenizer)
     warnings: list[str] = []
+    if worker.leads:
+        clear_staging_folders(worker.run)  # of fewer or more workers of this same start, whose parts are not to be taken for these ones'
     found = find_checkpoint(worker, warnings)
     info = read_info(found) if found else None
     moves, global_rows = (info.progress.moves, info.global_rows) if info else ({}, None)
