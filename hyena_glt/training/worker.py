@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,7 @@ class Worker:
     gauges: Gauges | None = None
     reports_to_ray: bool = False
     _next_look: float = 0.0
+    _order: tuple[str, str] | None = None
 
     @property
     def leads(self) -> bool:
@@ -66,12 +68,18 @@ class Worker:
         if not self.leads:
             return False
         while True:
-            owner, order = read_order(self.run)
+            owner, order = self._last_order()
             if owner != self.token:
                 raise ClusterError(f"{self.run} was taken over by a later start of this run")
             if not held_at(order, step):
                 return order == STOP
             time.sleep(HOLD_POLL_S)
+
+    def _last_order(self) -> tuple[str, str]:
+        """The order as it stands; as it stood last while the storage is away, which a save notices where that lasts."""
+        with suppress(OSError):
+            self._order = read_order(self.run)
+        return self._order or (self.token, "")
 
     def wants_to_look(self) -> bool:
         """Whether all ranks shall ask now if a node is being withdrawn; rank 0 says so."""

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO, Any
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -27,16 +29,34 @@ PRIVATE = {"/tmp/ray": "20g", "/dev/shm": "2g"}
 """What each machine has for itself, with the size: a tmpfs takes memory only as it is filled."""
 
 
+class Holder:
+    """The first process of new namespaces, whose end ends all in them."""
+
+    def __init__(self, *namespaces: str) -> None:
+        fork = ["--fork", "--kill-child"] if "--pid" in namespaces else []
+        # A shell, as the first process of a machine must bury the orphans that it is given: Ray waits for those that are defunct.
+        self.process = subprocess.Popen(["unshare", *namespaces, *fork, "bash", "-c", "sleep infinity & wait"])
+        self.pid = _child(self.process.pid) if fork else self.process.pid
+        """As seen from outside."""
+        while Path(f"/proc/{self.pid}/comm").read_text().strip() != "bash":
+            time.sleep(0.01)
+
+    def end(self) -> None:
+        """Like a machine that loses its power."""
+        self.process.kill()  # and its child, which is the first process of the machine
+        self.process.wait()
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """Where to run commands: the first process of its namespaces, and its address."""
 
-    holder: int
+    holder: Holder
     address: str
 
-    def popen(self, words: Sequence[str], env: Mapping[str, str] | None = None, **options: object) -> subprocess.Popen:
+    def popen(self, words: Sequence[str], env: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen:
         """Start a command in the machine."""
-        inside = ["nsenter", f"--target={self.holder}", "--net", "--pid", "--mount", "--uts", "--", *words]
+        inside = ["nsenter", f"--target={self.holder.pid}", "--net", "--pid", "--mount", "--uts", "--", *words]
         return subprocess.Popen(inside, env={**environment(), **(env or {})}, text=True, **options)
 
     def run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -51,10 +71,21 @@ class Machine:
         done = self.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place])
         assert done.returncode == 0, done.stderr
 
-    def ray_starting(self, *options: str, env: Mapping[str, str] | None = None, under: Sequence[str] = ()) -> subprocess.Popen:
+    def ray_starting(
+        self, *options: str, env: Mapping[str, str] | None = None, under: Sequence[str] = (), said: int | IO[bytes] = subprocess.PIPE
+    ) -> subprocess.Popen:
         """`ray start`, with a CPU, perhaps under another command; the head takes `--head`, the others `--address`."""
         command = [*under, "ray", "start", f"--node-ip-address={self.address}", "--num-cpus=1", "--object-store-memory=80000000", *options]
-        return self.popen(command, env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return self.popen(command, env, stdout=said, stderr=subprocess.STDOUT)
+
+    def processes(self, word: str) -> list[psutil.Process]:
+        """Those of the machine that have a word in their command line."""
+        space, found = os.readlink(f"/proc/{self.holder.pid}/ns/pid"), []
+        for process in psutil.process_iter():
+            with suppress(OSError, psutil.Error):  # ended meanwhile
+                if os.readlink(f"/proc/{process.pid}/ns/pid") == space and word in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
 
 def must_end_well(*processes: subprocess.Popen) -> None:
@@ -95,51 +126,59 @@ def machines(number: int) -> Iterator[list[Machine]]:
     """So many machines that reach each other at 10.77.0.1 and up; skips the test where there can be none."""
     if reason := why_none():
         pytest.skip(reason)
-    with ExitStack() as stack:
-        switch = stack.enter_context(_holder("--net"))
-        _must("nsenter", f"--target={switch}", "--net", "ip", "link", "add", "switch", "type", "bridge")
-        _must("nsenter", f"--target={switch}", "--net", "ip", "link", "set", "switch", "up")
-        yield [_machine(stack.enter_context(_holder("--net", "--pid", "--mount", "--uts")), switch, n) for n in range(1, number + 1)]
+    with Switch() as switch:
+        yield [switch.machine(each) for each in range(1, number + 1)]
 
 
-def _machine(holder: int, switch: int, number: int) -> Machine:
-    machine = Machine(holder, f"{NETWORK}.{number}")
-    _must("ip", "link", "add", "eth0", "netns", str(holder), "type", "veth", "peer", "name", f"port{number}", "netns", str(switch))
-    _must("nsenter", f"--target={switch}", "--net", "ip", "link", "set", f"port{number}", "master", "switch", "up")
-    for command in (
-        "ip link set lo up", f"ip address add {machine.address}/24 dev eth0", "ip link set eth0 up",
-        # Ray asks the system for the way to the internet to learn a machine's own address.
-        f"ip route add default via {NETWORK}.254", f"hostname machine{number}", "mount -t proc proc /proc",
-    ):
-        assert (done := machine.run(command.split())).returncode == 0, done.stderr
-    for place, size in PRIVATE.items():
-        machine.mount(place, size)
-    return machine
+class Switch:
+    """What the machines hang on; the end of it ends them."""
 
+    def __init__(self) -> None:
+        self._holder, self._machines, self._cables = Holder("--net"), list[Machine](), dict[str, str]()
+        self._run("ip", "link", "add", "switch", "type", "bridge")
+        self._run("ip", "link", "set", "switch", "up")
 
-@contextmanager
-def _holder(*namespaces: str) -> Iterator[int]:
-    """The process that holds new namespaces, and whose end ends all in them."""
-    fork = ["--fork", "--kill-child"] if "--pid" in namespaces else []
-    # A shell, as the first process of a machine must bury the orphans that it is given: Ray waits for those that are defunct.
-    process = subprocess.Popen(["unshare", *namespaces, *fork, "bash", "-c", "sleep infinity & wait"])
-    try:
-        yield _child(process.pid) if fork else _entered(process.pid)
-    finally:
-        process.kill()  # and its child, which is the first process of the machine
-        process.wait()
+    def __enter__(self) -> Switch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for holder in (*(machine.holder for machine in self._machines), self._holder):
+            holder.end()
+
+    def machine(self, number: int) -> Machine:
+        """A new machine at 10.77.0.`number`, in the place of one that has ended where there was one."""
+        machine = Machine(Holder("--net", "--pid", "--mount", "--uts"), f"{NETWORK}.{number}")
+        self._plug_in(machine)
+        self._machines.append(machine)
+        for command in (
+            "ip link set lo up", f"ip address add {machine.address}/24 dev eth0", "ip link set eth0 up",
+            # Ray asks the system for the way to the internet to learn a machine's own address.
+            f"ip route add default via {NETWORK}.254", f"hostname machine{number}", "mount -t proc proc /proc",
+        ):
+            assert (done := machine.run(command.split())).returncode == 0, done.stderr
+        for place, size in PRIVATE.items():
+            machine.mount(place, size)
+        return machine
+
+    def cut_off(self, machine: Machine) -> None:
+        """Pull the cable of a machine, whose processes go on and know nothing of it."""
+        self._run("ip", "link", "set", self._cables[machine.address], "down")
+
+    def _plug_in(self, machine: Machine) -> None:
+        port = f"port{len(self._machines)}"
+        to_switch = ["type", "veth", "peer", "name", port, "netns", str(self._holder.pid)]
+        _must("ip", "link", "add", "eth0", "netns", str(machine.holder.pid), *to_switch)
+        self._run("ip", "link", "set", port, "master", "switch", "up")
+        self._cables[machine.address] = port
+
+    def _run(self, *words: str) -> None:
+        _must("nsenter", f"--target={self._holder.pid}", "--net", *words)
 
 
 def _child(pid: int) -> int:
     while not (children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
         time.sleep(0.01)
-    return _entered(int(children[0]))
-
-
-def _entered(pid: int) -> int:
-    while Path(f"/proc/{pid}/comm").read_text().strip() != "bash":
-        time.sleep(0.01)
-    return pid
+    return int(children[0])
 
 
 def _must(*words: str) -> None:

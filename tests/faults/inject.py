@@ -1,0 +1,123 @@
+"""The faults: each is done to a campaign at a moment, and says what it did; `Campaign.put_right` comes after it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+from hyena_glt.training.checkpoint import OPTIMIZER_FOLDER, newest_whole
+from tests.cluster.machines import Machine
+from tests.faults.campaign import Campaign
+
+NOTICE_S = 60.0
+
+
+def kill_a_worker(campaign: Campaign) -> str:
+    """One training process ends with SIGKILL."""
+    worker = campaign.rng.choice(campaign.workers())
+    worker.send_signal(signal.SIGKILL)
+    return ""
+
+
+def kill_a_raylet(campaign: Campaign) -> str:
+    """The process that runs a node ends with SIGKILL; its machine goes with it."""
+    machine = _node(campaign)
+    for raylet in machine.processes("/raylet/raylet"):
+        raylet.send_signal(signal.SIGKILL)
+    time.sleep(1)
+    campaign.switch_off(machine)
+    return f"at {machine.address}"
+
+
+def lose_a_node(campaign: Campaign) -> str:
+    """A machine loses its power."""
+    machine = _node(campaign)
+    campaign.switch_off(machine)
+    return machine.address
+
+
+def cut_a_node_off(campaign: Campaign) -> str:
+    """A machine loses its cable; its processes go on and know nothing of it."""
+    machine, count = _node(campaign), campaign.said.count("a worker was lost")
+    campaign.switch.cut_off(machine)
+    campaign.wait_until_said("a worker was lost", NOTICE_S, count=count + 1)
+    campaign.switch_off(machine)
+    return machine.address
+
+
+def restart_the_head(campaign: Campaign) -> str:
+    """The machine with the head and the user's command loses its power, and all nodes with it."""
+    campaign.switch_off(campaign.head)
+    campaign.command.wait(30)
+    return "and the command on it"
+
+
+def withdraw_a_node(campaign: Campaign) -> str:
+    """A spot machine gets its notice, SIGTERM to `ray start --block`, and is gone when the time is up."""
+    machine, count = _node(campaign), campaign.said.count("is being withdrawn")
+    (command,) = machine.processes("ray start --node-ip-address")
+    command.send_signal(signal.SIGTERM)
+    campaign.wait_until_said("is being withdrawn", NOTICE_S, count=count + 1)
+    campaign.switch_off(machine)
+    return machine.address
+
+
+def kill_the_command(campaign: Campaign) -> str:
+    """The user's command ends with SIGKILL."""
+    for process in campaign.head.processes("hyena_glt.cli"):
+        process.send_signal(signal.SIGKILL)
+    campaign.command.wait(30)
+    return ""
+
+
+def fill_the_disk(campaign: Campaign) -> str:
+    """Nothing can be written for some seconds."""
+    seconds = campaign.rng.uniform(1, 6)
+    ballast = campaign.fill_disk()
+    time.sleep(seconds)
+    ballast.unlink()
+    return f"for {seconds:.1f} s"
+
+
+def take_the_storage_away(campaign: Campaign) -> str:
+    """Nothing of the run can be found for some seconds."""
+    seconds = campaign.rng.uniform(1, 6)
+    campaign.take_storage_away()
+    time.sleep(seconds)
+    campaign.give_back_storage()
+    return f"for {seconds:.1f} s"
+
+
+def damage_a_shard(campaign: Campaign) -> str:
+    """A bit of the newest checkpoint changes, and then a worker is lost."""
+    kill_a_worker(campaign)
+    folder = newest_whole(campaign.run, [])
+    assert folder
+    path = campaign.rng.choice(sorted((folder / OPTIMIZER_FOLDER).rglob("*.pt")))
+    content = bytearray(path.read_bytes())
+    content[campaign.rng.randrange(len(content))] ^= 1 << campaign.rng.randrange(8)
+    path.write_bytes(content)
+    campaign.wait_until_said(path.name, NOTICE_S)
+    return f"{folder.name}/{path.name}"
+
+
+def poison_a_gradient(campaign: Campaign) -> str:
+    """One gradient is not a number; the run stops with a sentence, and its user gives the command again."""
+    count = campaign.said.count("the gradient is not finite at step")
+    campaign.poison.touch()
+    campaign.wait_until_said("the gradient is not finite at step", NOTICE_S, count=count + 1)
+    assert campaign.command.wait(60) == 1
+    return ""
+
+
+def _node(campaign: Campaign) -> Machine:
+    return campaign.rng.choice(campaign.nodes)
+
+
+FAULTS: dict[str, Callable[[Campaign], str]] = {
+    function.__name__: function for function in (
+        kill_a_worker, kill_a_raylet, lose_a_node, cut_a_node_off, restart_the_head, withdraw_a_node, kill_the_command, fill_the_disk,
+        take_the_storage_away, damage_a_shard, poison_a_gradient,
+    )
+}

@@ -1,0 +1,124 @@
+"""Disturb a training run with faults at moments drawn from a seed, and compare its last weights with those of a run that nothing disturbed.
+
+    python -m tests.faults.run [--faults 11] [--seed 0] [--only kill_a_worker] [--log FILE]
+
+Each kind comes once before any comes again. Every fault must leave a run that goes on from its last checkpoint by itself or, where the
+command or the head was lost or the run stopped with a sentence, by the same command; the last weights must be equal bit for bit. Needs
+root on Linux (`machines`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from hyena_glt.training.checkpoint import WEIGHTS_FILE, resolve_checkpoint
+from hyena_glt.training.orders import OWNER_FILE
+from tests.cluster.machines import Switch, why_none
+from tests.faults.campaign import SAVE_INTERVAL, STEPS_PER_FAULT, WORKERS, Campaign, settings
+from tests.faults.inject import FAULTS
+from tests.tiny_run import write_lambda_data
+from tests.training.worlds import TOKEN, run_world
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a fault cost."""
+
+    name: str
+    detail: str
+    logged: int
+    """The last step that was logged when it struck."""
+    saved: int
+    """The newest checkpoint then."""
+    from_step: int | None
+    """Where the run started again; None where it trained on."""
+    recovery_s: float
+    """Until the next checkpoint."""
+
+    def __str__(self) -> str:
+        lost = "trained on" if self.from_step is None else f"went on from step {self.from_step}"
+        what = f"{self.name} {self.detail}".strip()
+        return f"{what}: at step {self.logged}, with {self.saved} saved; {lost}; next checkpoint after {self.recovery_s:.1f} s"
+
+
+def main() -> None:
+    """Run a campaign; exit 1 where a fault lost or changed anything."""
+    args = _parse()
+    if reason := why_none():
+        sys.exit(f"skipped: {reason}")
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        outcomes, equal = run_campaign(Path(folder), faults=args.faults, seed=args.seed, only=args.only)
+    lines = [f"{len(outcomes)} faults, seed {args.seed}: the last weights are {'equal' if equal else 'NOT EQUAL'}", *map(str, outcomes)]
+    print(lines[0])
+    if args.log:
+        args.log.write_text("\n".join(lines) + "\n")
+    sys.exit(0 if equal else 1)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=len(FAULTS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=FAULTS, action="append")
+    parser.add_argument("--log", type=Path)
+    return parser.parse_args()
+
+
+def run_campaign(folder: Path, *, faults: int, seed: int, only: list[str] | None = None) -> tuple[list[Outcome], bool]:
+    """What each fault cost, and whether the last weights are those of a run without faults."""
+    data, rng = write_lambda_data(folder / "data", {"kind": "char"}, max_length=128), Random(seed)
+    steps = STEPS_PER_FAULT * (faults + 1)
+    wanted = _weights(_undisturbed(folder / "undisturbed", data, steps))
+    with Switch() as switch, Campaign(folder / "cluster", data, steps, rng, switch) as campaign:
+        campaign.wait_for_checkpoint(after=0)
+        outcomes = []
+        for name in _order(faults, rng, only or list(FAULTS)):
+            outcomes.append(strike(campaign, name))
+            print(outcomes[-1], flush=True)
+        status = campaign.finish()
+        assert status == 0, campaign.said[-3000:]
+        return outcomes, _weights(campaign.run) == wanted
+
+
+def _undisturbed(run: Path, data: Path, steps: int) -> Path:
+    (run / "checkpoints").mkdir(parents=True)
+    (run / OWNER_FILE).write_text(TOKEN)
+    run_world(WORKERS, settings(data, steps), run, timeout_s=600)
+    return run
+
+
+def _weights(run: Path) -> str:
+    return hashlib.sha256((resolve_checkpoint(run / "checkpoints" / "latest") / WEIGHTS_FILE).read_bytes()).hexdigest()
+
+
+def _order(faults: int, rng: Random, names: list[str]) -> Iterator[str]:
+    while faults > 0:
+        rng.shuffle(names)
+        yield from names[:faults]
+        faults -= len(names)
+
+
+def strike(campaign: Campaign, name: str) -> Outcome:
+    """Do one fault at a random moment, put the cluster right, and wait for the next checkpoint."""
+    campaign.run_on(campaign.rng.randint(SAVE_INTERVAL // 5, 3 * SAVE_INTERVAL // 2))
+    logged, saved, starts, began = campaign.last_step(), campaign.saved(), len(campaign.starts()), time.monotonic()
+    detail = FAULTS[name](campaign)
+    campaign.put_right()
+    campaign.wait_for_checkpoint(after=saved)
+    later = campaign.starts()[starts:]
+    outcome = Outcome(name, detail, logged, saved, later[0]["step"] if later else None, time.monotonic() - began)
+    least = {"damage_a_shard": saved - SAVE_INTERVAL, "withdraw_a_node": logged}.get(name, saved)
+    assert outcome.from_step is None or outcome.from_step >= max(1, least), outcome
+    return outcome
+
+
+if __name__ == "__main__":
+    main()
