@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two files of tests run side by side; with the slow ones first, none is left to run alone at the end.
 SLOW_FIRST := tests/training/test_resume.py tests/pipelines tests/training tests
 
-.PHONY: quickstart test fast check long ecoli ecoli-masked protein clean
+.PHONY: quickstart test fast check faults long ecoli ecoli-masked protein clean
 
 quickstart: .venv/.installed  ## phage genomes -> tokens -> two workers -> evaluation -> report
 	$(BIN)/python -m pipelines.quickstart
@@ -41,11 +41,15 @@ check: .venv/.installed  ## lint, and types where they are complete
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+faults: .venv/.installed  ## ten faults done to a run on a cluster of this machine, a quarter of an hour on two cores
+	$(BIN)/python -m tests.faults.run --faults 10
+
 long: data/genomes/ecoli_K12_MG1655.fa.gz ecoli ecoli-masked protein  ## longer runs and benchmarks; their logs are committed under tests/benchmarks/results
 	$(BIN)/python -m pytest -q -m long
 	$(BIN)/python tests/benchmarks/operators_cpu.py
 	$(BIN)/python tests/benchmarks/fuzz_inputs.py 22000
 	$(BIN)/python tests/long/sweep.py --trials 64
+	$(BIN)/python -m tests.faults.run --faults 200
 	$(BIN)/python tests/long/kill_preprocessing.py $< --set tokenization.stride=1 output.chunk_size=20000
 
 clean:

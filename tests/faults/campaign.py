@@ -14,8 +14,9 @@ import psutil
 
 from hyena_glt.training.checkpoint import newest_step
 from hyena_glt.training.metrics import METRICS_FILE, Report, read_reports
-from tests.cluster.head import wait_until
+from tests.cluster.head import free_ports, wait_until
 from tests.cluster.machines import ROOT, Machine, Switch
+from tests.faults.loopback import Loopback, Node
 
 WORKERS = 2
 SAVE_INTERVAL = 20
@@ -23,7 +24,6 @@ STEPS_PER_FAULT = 120
 """More than any fault takes until the next one comes, so that the run has not ended when the last one does."""
 RECOVERY_S = 150.0
 DISK_MIB = 256
-PORT = 6379
 ENVIRONMENT = {
     "PYTHONPATH": f"{Path(__file__).parent / 'poison'}:{ROOT}", "OMP_NUM_THREADS": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # The head notices a silent node within seconds, where the default is half a minute.
@@ -32,7 +32,7 @@ ENVIRONMENT = {
 }
 
 
-def settings(data: Path, steps: int) -> list[str]:
+def settings(data: Path, steps: int, *more: str) -> list[str]:
     """Of the run, without its folder; a step takes some hundredths of a second."""
     return [
         "model.hidden_size=32", "model.num_layers=4", "model.mixers=[se,mr,li,attention]", "model.num_attention_heads=2",
@@ -41,36 +41,45 @@ def settings(data: Path, steps: int) -> list[str]:
         "logging.log_interval=5", f"logging.eval_interval={10 * SAVE_INTERVAL}", f"logging.save_interval={SAVE_INTERVAL}",
         "logging.keep_checkpoints=3", "logging.use_tensorboard=false", "logging.save_retry_s=60", f"data.train_path={data}",
         f"data.val_path={data}", "hardware.precision=fp32", "hardware.zero_stage=1", f"cluster.train_workers={WORKERS}",
-        "cluster.start_timeout_s=120", "cluster.collective_timeout_s=20",
+        "cluster.start_timeout_s=120", "cluster.collective_timeout_s=20", *more,
     ]
 
 
 @dataclass(slots=True)
 class Campaign:
-    """The cluster: machine 1 is the head, without a worker; two others have one each."""
+    """The cluster: machine 1 is the head, without a worker; each other one has room for one."""
 
     folder: Path
     """For logs, and the shared disk, on which the run lies."""
-    data: Path
-    steps: int
+    settings: list[str]
     rng: Random
-    switch: Switch
-    machines: dict[int, Machine] = field(default_factory=dict)
+    switch: Switch | Loopback
+    num_nodes: int = WORKERS
+    """How many machines for workers there shall be."""
+    machines: dict[int, Machine | Node] = field(default_factory=dict)
+    port: int = field(default_factory=lambda: free_ports(1)[0])
+    """Of the head."""
     _command: subprocess.Popen[str] | None = None
     _next_number: int = 2
 
     def __enter__(self) -> Campaign:
         self._mounted.mkdir(parents=True)
-        disk = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(self._mounted)]  # before the machines, which are to see it
-        subprocess.run(disk, check=True)
+        if self.has_own_disk:  # before there are machines, which are to see it
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(self._mounted)], check=True)
         self.give_back_storage()
         self.put_right()
         return self
 
     def __exit__(self, *_: object) -> None:
         for machine in self.machines.values():
-            machine.holder.end()
-        subprocess.run(["umount", "--lazy", str(self._mounted)], check=True)
+            machine.end()
+        if self.has_own_disk:
+            subprocess.run(["umount", "--lazy", str(self._mounted)], check=True)
+
+    @property
+    def has_own_disk(self) -> bool:
+        """Whether the run lies on a small file system of its own."""
+        return isinstance(self.switch, Switch)
 
     @property
     def disk(self) -> Path:
@@ -97,11 +106,16 @@ class Campaign:
         return log.read_text() if log.exists() else ""
 
     @property
-    def head(self) -> Machine:
+    def head(self) -> Machine | Node:
         return self.machines[1]
 
     @property
-    def nodes(self) -> list[Machine]:
+    def address(self) -> str:
+        """Of the cluster."""
+        return f"{self.head.address}:{self.port}"
+
+    @property
+    def nodes(self) -> list[Machine | Node]:
         """The machines with workers."""
         return [machine for number, machine in self.machines.items() if number != 1]
 
@@ -120,10 +134,10 @@ class Campaign:
         if 1 not in self.machines:
             for machine in self.nodes:  # they have lost their head, and a cloud starts them anew
                 self.switch_off(machine)
-            self._add(1, "--head", f"--port={PORT}", "--include-dashboard=false", "--num-cpus=0")
+            self._add(1, "--head", f"--port={self.port}", "--include-dashboard=false", "--num-cpus=0")
             wait_until(self._head_answers, 60)
-        while len(self.nodes) < WORKERS:
-            self._add(self._next_number, f"--address={self.head.address}:{PORT}")
+        while len(self.nodes) < self.num_nodes:
+            self._add(self._next_number, f"--address={self.address}")
             self._next_number += 1
         if self._command is None or self._command.poll() is not None:
             self._start_command()
@@ -137,16 +151,16 @@ class Campaign:
         return ENVIRONMENT | {"TEST_POISON": str(self.poison)}
 
     def _head_answers(self) -> bool:
-        return self.head.run(["bash", "-c", f"echo > /dev/tcp/{self.head.address}/{PORT}"]).returncode == 0
+        return self.head.run(["bash", "-c", f"echo > /dev/tcp/{self.head.address}/{self.port}"]).returncode == 0
 
-    def switch_off(self, machine: Machine) -> None:
+    def switch_off(self, machine: Machine | Node) -> None:
         """Without a word to anybody."""
-        machine.holder.end()
+        machine.end()
         self.machines = {number: other for number, other in self.machines.items() if other is not machine}
 
     def _start_command(self) -> None:
-        places = [f"training.output_dir={self.run}", f"cluster.address={self.head.address}:{PORT}"]
-        words = ["pretrain", *settings(self.data, self.steps), *places]
+        places = [f"training.output_dir={self.run}", f"cluster.address={self.address}"]
+        words = ["pretrain", *self.settings, *places]
         with (self.folder / "command.log").open("ab") as log:
             self._command = self.head.popen(
                 [sys.executable, "-m", "hyena_glt.cli", *words], self._environment(), stdout=log, stderr=log, cwd=self.folder

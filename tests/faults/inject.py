@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 
 from hyena_glt.training.checkpoint import OPTIMIZER_FOLDER, newest_whole
-from tests.cluster.machines import Machine
+from tests.cluster.machines import Machine, Switch
 from tests.faults.campaign import Campaign
+from tests.faults.loopback import Node
 
 NOTICE_S = 60.0
 
@@ -40,6 +41,7 @@ def lose_a_node(campaign: Campaign) -> str:
 def cut_a_node_off(campaign: Campaign) -> str:
     """A machine loses its cable; its processes go on and know nothing of it."""
     machine, count = _node(campaign), campaign.said.count("a worker was lost")
+    assert isinstance(campaign.switch, Switch) and isinstance(machine, Machine)
     campaign.switch.cut_off(machine)
     campaign.wait_until_said("a worker was lost", NOTICE_S, count=count + 1)
     campaign.switch_off(machine)
@@ -111,7 +113,7 @@ def poison_a_gradient(campaign: Campaign) -> str:
     return ""
 
 
-def _node(campaign: Campaign) -> Machine:
+def _node(campaign: Campaign) -> Machine | Node:
     return campaign.rng.choice(campaign.nodes)
 
 
@@ -121,3 +123,5 @@ FAULTS: dict[str, Callable[[Campaign], str]] = {
         take_the_storage_away, damage_a_shard, poison_a_gradient,
     )
 }
+NEED_MACHINES = (cut_a_node_off.__name__, fill_the_disk.__name__)
+"""Those that raylets side by side on a shared disk cannot have."""
