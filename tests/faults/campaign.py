@@ -205,6 +205,11 @@ class Campaign:
         """Until there is a newer one; AssertionError where the command fails."""
         wait_until(lambda: self._goes_on() and self.saved() > after, RECOVERY_S, said=lambda: self.said)
 
+    def wait_for_start(self, number: int) -> int:
+        """The step from which the run went on at its start of this number, from 0."""
+        wait_until(lambda: self._goes_on() and len(self.starts()) > number, RECOVERY_S, said=lambda: self.said)
+        return self.starts()[number]["step"]
+
     def _goes_on(self) -> bool:
         assert self.command.poll() in (None, 0), self.said[-3000:]
         return True

@@ -123,5 +123,7 @@ FAULTS: dict[str, Callable[[Campaign], str]] = {
         take_the_storage_away, damage_a_shard, poison_a_gradient,
     )
 }
+TRAINED_ON = (fill_the_disk.__name__, take_the_storage_away.__name__)
+"""Those that a run does not start again after."""
 NEED_MACHINES = (cut_a_node_off.__name__, fill_the_disk.__name__)
 """Those that raylets side by side on a shared disk cannot have."""

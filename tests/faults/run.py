@@ -24,7 +24,7 @@ from hyena_glt.training.checkpoint import WEIGHTS_FILE, resolve_checkpoint
 from hyena_glt.training.orders import OWNER_FILE
 from tests.cluster.machines import Switch, why_none
 from tests.faults.campaign import SAVE_INTERVAL, STEPS_PER_FAULT, WORKERS, Campaign, settings
-from tests.faults.inject import FAULTS, NEED_MACHINES
+from tests.faults.inject import FAULTS, NEED_MACHINES, TRAINED_ON
 from tests.faults.loopback import Loopback
 from tests.tiny_run import write_lambda_data
 from tests.training.worlds import TOKEN, run_world
@@ -121,11 +121,14 @@ def strike(campaign: Campaign, name: str) -> Outcome:
     logged, saved, starts, began = campaign.last_step(), campaign.saved(), len(campaign.starts()), time.monotonic()
     detail = FAULTS[name](campaign)
     campaign.put_right()
-    campaign.wait_for_checkpoint(after=saved)
-    later = campaign.starts()[starts:]
-    outcome = Outcome(name, detail, logged, saved, later[0]["step"] if later else None, time.monotonic() - began)
+    from_step = None if name in TRAINED_ON else campaign.wait_for_start(starts)
+    campaign.wait_for_checkpoint(after=max(saved, from_step or 0))
+    outcome = Outcome(name, detail, logged, saved, from_step, time.monotonic() - began)
     least = {"damage_a_shard": saved - SAVE_INTERVAL, "withdraw_a_node": logged}.get(name, saved)
-    assert outcome.from_step is None or outcome.from_step >= max(1, least), outcome
+    if from_step is None:
+        assert len(campaign.starts()) == starts, outcome
+    else:
+        assert from_step >= max(1, least), outcome
     return outcome
 
 
