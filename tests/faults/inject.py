@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from hyena_glt.training.checkpoint import OPTIMIZER_FOLDER, newest_whole
 from tests.cluster.machines import Machine, Switch
-from tests.faults.campaign import Campaign
+from tests.faults.campaign import RECOVERY_S, Campaign
 from tests.faults.loopback import Node
 
 NOTICE_S = 60.0
@@ -100,7 +100,7 @@ def damage_a_shard(campaign: Campaign) -> str:
     content = bytearray(path.read_bytes())
     content[campaign.rng.randrange(len(content))] ^= 1 << campaign.rng.randrange(8)
     path.write_bytes(content)
-    campaign.wait_until_said(path.name, NOTICE_S)
+    campaign.wait_until_said(path.name, RECOVERY_S)  # by the new start
     return f"{folder.name}/{path.name}"
 
 
