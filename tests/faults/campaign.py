@@ -22,7 +22,7 @@ WORKERS = 2
 SAVE_INTERVAL = 20
 STEPS_PER_FAULT = 120
 """More than any fault takes until the next one comes, so that the run has not ended when the last one does."""
-RECOVERY_S = 150.0
+RECOVERY_S = 300.0
 DISK_MIB = 256
 ENVIRONMENT = {
     "PYTHONPATH": f"{Path(__file__).parent / 'poison'}:{ROOT}", "OMP_NUM_THREADS": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -41,7 +41,7 @@ def settings(data: Path, steps: int, *more: str) -> list[str]:
         "logging.log_interval=5", f"logging.eval_interval={10 * SAVE_INTERVAL}", f"logging.save_interval={SAVE_INTERVAL}",
         "logging.keep_checkpoints=3", "logging.use_tensorboard=false", "logging.save_retry_s=60", f"data.train_path={data}",
         f"data.val_path={data}", "hardware.precision=fp32", "hardware.zero_stage=1", f"cluster.train_workers={WORKERS}",
-        "cluster.start_timeout_s=120", "cluster.collective_timeout_s=20", *more,
+        "cluster.start_timeout_s=240", "cluster.collective_timeout_s=20", *more,
     ]
 
 

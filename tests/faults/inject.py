@@ -11,7 +11,7 @@ from tests.cluster.machines import Machine, Switch
 from tests.faults.campaign import RECOVERY_S, Campaign
 from tests.faults.loopback import Node
 
-NOTICE_S = 60.0
+NOTICE_S = 120.0
 
 
 def kill_a_worker(campaign: Campaign) -> str:
