@@ -102,8 +102,10 @@ class _Lines:
 
     def __next__(self) -> str:
         self.number, line = next(self._lines)
+        if not line.strip():
+            return "\n"
         columns = line.count("\t") + 1
-        if line.strip() and not line.startswith("!") and columns < MIN_COLUMNS:
+        if not line.startswith("!") and columns < MIN_COLUMNS:
             raise ValueError(f"{columns} tab-separated columns, wanted {MIN_COLUMNS} or more")
         return line.strip(" ") + "\n"
 
