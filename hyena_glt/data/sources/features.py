@@ -1,7 +1,7 @@
 """Read the lines of GFF3, GTF and BED files (plain, gzip, bgzip): one feature a line, checked, with its line number.
 
-A line is split and checked here. pysam's parsers take a start that is no number as -1, split quoted GTF values at their
-semicolons and cannot say which line they read; of whole table readers none takes the three formats and names the line.
+A line is split and checked here. pysam's parsers take a start that is no number as -1, end in an IndexError at a semicolon inside a quoted
+GTF value, and cannot say which line they read; of whole table readers none takes the three formats and names the line.
 Specifications: github.com/The-Sequence-Ontology/Specifications (GFF3), mblab.wustl.edu/GTF22.html, samtools.github.io/hts-specs (BED).
 """
 
