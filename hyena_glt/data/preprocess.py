@@ -36,7 +36,7 @@ from .scratch import SCRATCH
 from .shards import Written, written
 from .single_files import converted_splits
 from .stages import ray_data_context, results, task_rows
-from .storage import Url, upload
+from .storage import Url, download, upload
 from .verify import file_sha256
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _build_haplotypes(
     """Their records, the names of their files, and what became of the variants."""
     from .population import haplotype_records, plan_blocks  # pysam is an extra
 
-    blocks, names = plan_blocks(cfg, run.annotations["variants"], records, first_file=len(run.inputs))
+    blocks, names = plan_blocks(cfg, _local_variants(run), records, first_file=len(run.inputs))
     total, done = sum(block.num_bases for block in blocks), 0
 
     def count(block: SampleBlock) -> None:
@@ -104,6 +104,19 @@ def _build_haplotypes(
 
     built, counts = haplotype_records(blocks, run.output, count)
     return built, names, counts
+
+
+def _local_variants(run: Run) -> list[Path]:
+    """The VCF files; htslib wants files, so of an object in a store a copy lies in the scratch folder, which all workers see."""
+    folder, files = run.output / SCRATCH / "variants", run.annotations["variants"]
+    return [vcf if isinstance(vcf, Path) else _copied(vcf, folder / str(number) / vcf.name) for number, vcf in enumerate(files)]
+
+
+def _copied(url: Url, file: Path) -> Path:
+    """The file, once it holds the object."""
+    if not file.exists():
+        download(url, file)
+    return file
 
 
 def write(cfg: Config, plan: DataPlan, on_progress: OnProgress) -> Manifest:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import count
 from pathlib import Path
@@ -15,13 +16,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from hyena_glt.config import LabelRegionsConfig, PreprocessingConfig, SplitConfig
 from hyena_glt.data import parquet
 from hyena_glt.data.dataset import open_rows
-from hyena_glt.data.inputs import find_inputs
+from hyena_glt.data.inputs import find_annotations, find_inputs
 from hyena_glt.data.manifest import locate_split, read_manifest
 from hyena_glt.data.readers import all_row_group_sizes, read_rows
+from hyena_glt.data.sources.go_terms import read_go_terms
+from hyena_glt.data.sources.regions import read_regions
+from hyena_glt.data.sources.structures import read_structure
 from hyena_glt.data.storage import (
     Url,
+    download,
     find_objects,
     is_folder,
     list_files,
@@ -40,6 +46,7 @@ from pipelines.convert import convert
 from tests.data.made_folder import make_folder
 
 NUMBERS = count()
+DATA = Path(__file__).parent
 moto = pytest.importorskip("moto.server", reason="an S3 server needs moto[s3], flask and flask-cors")
 
 
@@ -140,16 +147,63 @@ def test_listing_and_finding(bucket):
 
 
 def test_inputs_of_preprocessing(bucket):
-    for name in ("a/x.fa", "a/y/z.fna.gz", "a/notes.txt", "b/notes.txt", "b/1abc.cif.gz"):
+    for name in ("a/x.fa", "a/y/z.fna.gz", "a/notes.txt", "b/notes.txt", "s/1abc.cif.gz", "s/notes.txt"):
         write_bytes(bucket / name, b"")
     assert find_inputs(f"{bucket}/a") == {"x.fa": bucket / "a/x.fa", "y/z.fna.gz": bucket / "a/y/z.fna.gz"}
+    assert find_inputs(f"{bucket}/s") == {"1abc.cif.gz": bucket / "s/1abc.cif.gz"}
     refused = {
-        "b": f"no input in {bucket}/b: nothing there has a FASTA name", "c/*.fa": rf"no input in {bucket}/c/\*.fa: nothing is there",
-        "b/1abc.cif.gz": f"{bucket}/b/1abc.cif.gz: structures are read from local files; copy it to a folder",
+        "b": f"no input in {bucket}/b: nothing there has the name of a FASTA or structure file",
+        "c/*.fa": rf"no input in {bucket}/c/\*.fa: nothing is there",
     }
     for path, sentence in refused.items():
         with pytest.raises(DataError, match=f"^preprocessing.input_path: {sentence}$"):
             find_inputs(f"{bucket}/{path}")
+
+
+def test_annotations_of_preprocessing(bucket):
+    for name in ("a/x.gff3", "a/y.gff3", "a/val.bed"):
+        write_bytes(bucket / name, b"")
+    cfg = PreprocessingConfig(
+        label_regions=LabelRegionsConfig(path=f"{bucket}/a/*.gff3"), split=SplitConfig(by="interval", val_intervals=f"{bucket}/a/val.bed")
+    )
+    assert find_annotations(cfg) == {"label_regions": [bucket / "a/x.gff3", bucket / "a/y.gff3"], "val_intervals": [bucket / "a/val.bed"]}
+    for path in (f"{bucket}/a", f"{bucket}/b.gff3"):
+        with pytest.raises(DataError, match=f"^preprocessing.label_regions.path: no file '{path}'; check the path$"):
+            find_annotations(replace(cfg, label_regions=LabelRegionsConfig(path=path)))
+
+
+def test_sources_in_a_store_read_as_they_do_here(bucket):
+    gff, gtf, gaf = (DATA / "annotations" / name for name in ("SmikIFO1815_1.gff.gz", "SmikIFO1815_1.gtf.gz", "goa_yeast.gaf.gz"))
+    structures = DATA / "structures/1A8O.cif.gz", DATA / "structures/2N0N.pdb.gz"
+    for path in (gff, gtf, gaf, *structures):
+        upload(path, bucket / path.name)
+    for path in (gff, gtf):
+        here, there = read_regions(path), read_regions(bucket / path.name)
+        assert here.keys() == there.keys() and all(np.array_equal(here[name].start_K, there[name].start_K) for name in here)
+    assert read_go_terms(bucket / gaf.name) == read_go_terms(gaf)
+    for path in structures:
+        assert read_structure(bucket / path.name, "protein") == read_structure(path, "protein")
+
+
+def test_damaged_sources_in_a_store_are_named(bucket):
+    content = (DATA / "annotations/SmikIFO1815_1.gff.gz").read_bytes()
+    write_bytes(bucket / "a.gff.gz", content[:-100])
+    write_bytes(bucket / "b.bed", b"chr1\t1\t5\nchr1\tx\t5\n")
+    refused = {
+        "a.gff.gz": rf"a.gff.gz: compressed file is cut short \({len(content) - 100:,} bytes\); copy it again",
+        "b.bed": "b.bed, line 2: the start is 'x', wanted a whole number; correct", "c.bed": r"c.bed: cannot be read \(No such file",
+    }
+    for name, sentence in refused.items():
+        with pytest.raises(DataError, match=f"^{bucket}/{sentence}"):
+            read_regions(bucket / name)
+
+
+def test_an_object_becomes_a_file_when_it_is_whole(bucket, tmp_path):
+    write_bytes(bucket / "a", b"abc")
+    download(bucket / "a", tmp_path / "folder/a")
+    assert [path.read_bytes() for path in (tmp_path / "folder").iterdir()] == [b"abc"]
+    with pytest.raises(FileNotFoundError, match=f"{bucket}/b"):
+        download(bucket / "b", tmp_path / "folder/b")
 
 
 # Preprocessed data
