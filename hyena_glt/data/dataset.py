@@ -52,12 +52,10 @@ class Rows:
     manifest: Manifest
     tokenizer: Tokenizer
     sequence_length: int | None
-    group_starts: np.ndarray
-    """The first stored row of each row group, and the end of the last, int64 [groups + 1]."""
-    shard_starts: np.ndarray
-    """The first row group of each shard, and the end of the last, int64 [shards + 1]."""
     cached_row_groups: int
     """Row groups kept in memory, about 1 MiB of ids each."""
+    _starts: tuple[np.ndarray, np.ndarray] | None = None
+    """Of row groups and shards, once a row is read or the order of rows is drawn."""
     _found: set[int] = field(default_factory=set)
     """Numbers of the shards that were looked for."""
     _cache: OrderedDict[tuple[str, int], np.ndarray] = field(default_factory=OrderedDict)
@@ -66,6 +64,16 @@ class Rows:
     def shards(self) -> Shards:
         """In the order of the rows."""
         return self.manifest.splits[self.split].shards
+
+    @property
+    def group_starts(self) -> np.ndarray:
+        """The first stored row of each row group, and the end of the last, int64 [groups + 1]."""
+        return self._find_starts()[0]
+
+    @property
+    def shard_starts(self) -> np.ndarray:
+        """The first row group of each shard, and the end of the last, int64 [shards + 1]."""
+        return self._find_starts()[1]
 
     @property
     def pieces(self) -> int:
@@ -84,7 +92,7 @@ class Rows:
 
     @property
     def num_rows(self) -> int:
-        return self.pieces * int(self.group_starts[-1])
+        return self.pieces * self.manifest.splits[self.split].rows
 
     @property
     def num_tokens(self) -> int:
@@ -129,6 +137,11 @@ class Rows:
         """Where the stored rows lie; reads four columns of every shard."""
         return read_places(find_shard(self.folder, shard) for shard in self.shards)
 
+    def _find_starts(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._starts is None:
+            self._starts = with_row_groups(self.folder, self.shards).starts()
+        return self._starts
+
     def _gather(self, column: str, rows: np.ndarray) -> np.ndarray:
         """A packed column [len(rows), piece_length]."""
         stored, piece = np.divmod(rows, self.pieces)
@@ -154,16 +167,14 @@ def open_rows(path: str, split: str, sequence_length: int | None = None, *, cach
 
     Rows read in order need few row groups in memory; shuffled ones need as many as are shuffled together.
 
-    Raises DataError where the folder, its manifest or the index of its shards is missing or damaged; a shard is looked for when one
-    of its rows is read.
+    Raises DataError where the folder, its manifest or the index of its shards is missing or damaged. A shard is looked for when one of
+    its rows is read; without an index (`readers.with_row_groups`) all are, when the first is.
     """
     folder, split = locate_split(path, split)
     manifest = read_manifest(folder)
     if split not in manifest.splits:
         raise DataError(f"{folder} has no split {split!r}, only {', '.join(sorted(manifest.splits))}")
-    group_starts, shard_starts = with_row_groups(folder, manifest.splits[split].shards).starts()
-    tokenizer = load_tokenizer(manifest.tokenizer)
-    return Rows(folder, split, manifest, tokenizer, sequence_length, group_starts, shard_starts, cached_row_groups)
+    return Rows(folder, split, manifest, load_tokenizer(manifest.tokenizer), sequence_length, cached_row_groups)
 
 
 def cut_rows(values: np.ndarray, length: int) -> np.ndarray:
