@@ -1,6 +1,8 @@
 # `make quickstart` and `make test` need Python 3.11 or newer with its venv; everything else goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two files of tests run side by side; with the slow ones first, none is left to run alone at the end.
+SLOW_FIRST := tests/training/test_resume.py tests/pipelines tests/training tests
 
 .PHONY: quickstart test fast check long ecoli ecoli-masked protein clean
 
@@ -29,11 +31,11 @@ data/genomes/ecoli_K12_MG1655.fa.gz: .venv/.installed
 data/genomes/uniprot_sample_20k.fa.gz: .venv/.installed
 	tests/data/fetch_genomes.sh data/genomes protein
 
-test: .venv/.installed  ## the suite, a quarter of an hour on two cores
-	$(BIN)/python -m pytest -q -m "not long"
+test: .venv/.installed  ## the suite, a quarter to half an hour on two cores
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long" $(SLOW_FIRST)
 
 fast: .venv/.installed  ## the suite without what takes long
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 check: .venv/.installed  ## lint, and types where they are complete
 	$(BIN)/ruff check .
@@ -42,9 +44,9 @@ check: .venv/.installed  ## lint, and types where they are complete
 long: data/genomes/ecoli_K12_MG1655.fa.gz ecoli ecoli-masked protein  ## longer runs and benchmarks; their logs are committed under tests/benchmarks/results
 	$(BIN)/python -m pytest -q -m long
 	$(BIN)/python tests/benchmarks/operators_cpu.py
-	$(BIN)/python tests/benchmarks/fuzz_inputs.py 10000
+	$(BIN)/python tests/benchmarks/fuzz_inputs.py 22000
 	$(BIN)/python tests/long/sweep.py --trials 64
-	$(BIN)/python tests/long/kill_preprocessing.py $< --set tokenization.stride=2 output.chunk_size=20000
+	$(BIN)/python tests/long/kill_preprocessing.py $< --set tokenization.stride=1 output.chunk_size=20000
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

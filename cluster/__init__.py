@@ -1,1 +1,1 @@
-"""Ways onto a cluster: launchers, manifests, submission."""
+"""Ways onto a cluster: jobs, tokens, paths that every node sees."""

@@ -20,6 +20,8 @@ from . import __version__
 from .errors import ConfigError, HyenaError
 
 if TYPE_CHECKING:
+    from cluster.parcel import Job
+
     from .config import Config
 
 Result = dict[str, Any]
@@ -34,6 +36,8 @@ class Flag:
     help: str
     sets: str | None = None
     choices: tuple[str, ...] | None = None
+    is_switch: bool = False
+    """Whether it stands alone, without a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,9 @@ class Command:
     run: Callable[[Namespace], Result | str]
     argument: Flag
     flags: tuple[Flag, ...] = ()
-    has_dry_run: bool = False
     takes_settings: bool = True
+    takes_command: bool = False
+    """Whether another command follows it, behind `--`."""
     second: Flag | None = None
     """A second argument, if it takes one."""
 
@@ -62,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HyenaError as error:
         for problem in getattr(error, "problems", (str(error),)):
             print(f"error: {problem}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -87,12 +92,12 @@ def _main(argv: list[str]) -> int:
 def _status(result: Result | str) -> int:
     if isinstance(result, str):
         return 0
-    return 130 if result.get("status") == "interrupted" else 1 if result.get("damage") else 0
+    return 130 if result.get("status") == "interrupted" else 1 if result.get("damage") or result.get("breaks") else 0
 
 
 def _log_to_stderr() -> None:
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
-    for package in ("hyena_glt", "pipelines"):
+    for package in ("hyena_glt", "pipelines", "cluster"):
         logging.getLogger(package).setLevel(logging.INFO)
 
 
@@ -137,7 +142,9 @@ def _suggest(found: str, names: list[str]) -> str:
 def _parse(name: str, argv: list[str]) -> Namespace:
     """The parsed line: `argument`, `overrides` (flags that set something among them) and the other flags."""
     command = COMMANDS[name]
-    args = _parser(name, command).parse_intermixed_args(argv)
+    cut = argv.index("--") if command.takes_command and "--" in argv else len(argv)
+    args = _parser(name, command).parse_intermixed_args(argv[:cut])
+    args.command = argv[cut + 1 :]
     words = [word for word in args.words if not _OVERRIDE.match(word)]
     if command.second and len(words) == 2:
         setattr(args, _key(command.second), words.pop())
@@ -161,15 +168,16 @@ def _parser(name: str, command: Command) -> _Parser:
         prog=f"hyena-glt {name}",
         description=command.help,
         allow_abbrev=False,
-        usage=f"hyena-glt {name} [{_metavar(command)}]{' [DST]' if command.second else ''}{settings} [flags]",
+        usage=f"hyena-glt {name} [{_metavar(command)}]{' [DST]' if command.second else ''}{settings} [flags]"
+        + (" -- COMMAND ..." if command.takes_command else ""),
     )
     parser.add_argument("words", nargs="*", metavar=_metavar(command), help=command.argument.help)
     for flag in (command.argument, *((command.second,) if command.second else ()), *command.flags):
-        parser.add_argument(
-            *_spellings(flag.name), dest=_key(flag), choices=flag.choices, help=flag.help, metavar=None if flag.choices else "X"
-        )
-    if command.has_dry_run:
-        parser.add_argument(*_spellings("--dry-run"), action="store_true", help="print the resolved settings and the plan, run nothing")
+        if flag.is_switch:
+            parser.add_argument(*_spellings(flag.name), dest=_key(flag), action="store_true", help=flag.help)
+        else:
+            metavar = None if flag.choices else "X"
+            parser.add_argument(*_spellings(flag.name), dest=_key(flag), choices=flag.choices, help=flag.help, metavar=metavar)
     return parser
 
 
@@ -178,7 +186,7 @@ def _key(flag: Flag) -> str:
 
 
 def _metavar(command: Command) -> str:
-    return {"--config": "CONFIG", "--input": "SRC"}.get(command.argument.name, "PATH")
+    return {"--config": "CONFIG", "--input": "SRC", "--submission_id": "ID"}.get(command.argument.name, "PATH")
 
 
 def _spellings(name: str) -> list[str]:
@@ -280,12 +288,67 @@ def _evaluate(args: Namespace) -> Result:
     return evaluate(model_path, eval_data=args.eval_data, metrics=metrics, overrides=tuple(args.overrides), dry_run=args.dry_run)
 
 
+def _submit(args: Namespace) -> Result:
+    job = _job(args.command)
+    from cluster.jobs import submit
+
+    variables = tuple(args.env.split(",")) if args.env else ()
+    return submit(job, address=args.address, submission_id=args.argument, variables=variables, wait=not args.no_wait)
+
+
+def _job(words: list[str]) -> Job:
+    """The command behind `--`, refused here for all that it can be refused for without its data."""
+    example = "such as: hyena-glt submit -- pretrain CONFIG"
+    if not words:
+        raise ConfigError(f"submit needs a command behind --, {example}")
+    name, rest = _split_command(words)
+    if name not in JOBS:
+        raise ConfigError(f"{name} cannot be submitted as a job; {', '.join(JOBS)} can, {example}")
+    from cluster.parcel import checkpoint_job, settings_job
+
+    args = _parse(name, rest)
+    given = [(flag, vars(args)[_key(flag)]) for flag in COMMANDS[name].flags if not flag.sets]
+    flags = [word for flag, value in given if value for word in ([flag.name] if flag.is_switch else [flag.name, value])]
+    if name == "evaluate":
+        path = _needed(args.argument, "evaluate needs PATH (or --model_path)")
+        return checkpoint_job(name, path, eval_data=args.eval_data, words=flags, overrides=args.overrides)
+    name = "sweep" if getattr(args, "sweep", None) else name  # the same search, by another name
+    return settings_job(name, _config(args), flags)
+
+
+def _logs(args: Namespace) -> Result:
+    submission_id = _needed(args.argument, "logs needs ID (or --submission_id)")
+    from cluster.jobs import logs
+
+    return logs(submission_id, address=args.address)
+
+
+def _stop(args: Namespace) -> Result:
+    submission_id = _needed(args.argument, "stop needs ID (or --submission_id)")
+    from cluster.jobs import stop
+
+    return stop(submission_id, address=args.address)
+
+
+def _job_status(args: Namespace) -> Result:
+    from cluster.jobs import status
+
+    return status(args.argument, address=args.address)
+
+
 def _report(args: Namespace) -> Result:
     checkpoint_dir = _needed(args.argument, "report needs PATH (or --checkpoint_dir)")
     output_dir = _needed(args.output_dir, "report needs --output_dir")
     from pipelines.report import report
 
     return report(checkpoint_dir, output_dir=output_dir)
+
+
+def _doctor(args: Namespace) -> Result:
+    cfg = _config(args)
+    from pipelines.doctor import doctor
+
+    return doctor(cfg)
 
 
 def _check(args: Namespace) -> Result:
@@ -304,7 +367,13 @@ def _show(args: Namespace) -> str:
     return show(args.argument, args.overrides).rstrip()
 
 
+JOBS = ("preprocess", "pretrain", "sweep", "evaluate")
+"""What can be submitted to a cluster."""
+
 _CONFIG = Flag("--config", "a YAML file, or the name of a shipped one; then section.key=value settings, which win over it")
+_DRY_RUN = Flag("--dry_run", "print the resolved settings and the plan, run nothing", is_switch=True)
+_JOB = Flag("--submission_id", "what the job is called")
+_ADDRESS = Flag("--address", "the URL of the cluster's dashboard; default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265")
 
 COMMANDS: dict[str, Command] = {
     "preprocess": Command(
@@ -314,8 +383,8 @@ COMMANDS: dict[str, Command] = {
         (
             Flag("--input", "FASTA file, folder or glob", sets="preprocessing.input_path"),
             Flag("--output", "folder to write", sets="output.path"),
+            _DRY_RUN,
         ),
-        has_dry_run=True,
     ),
     "validate-data": Command(
         "list the damage in a preprocessed folder, and describe whole data",
@@ -352,8 +421,8 @@ COMMANDS: dict[str, Command] = {
             Flag("--mode", "init_only: build the model, print its size, save it, and stop", choices=("train", "init_only")),
             Flag("--probe_steps", "steps by which --dry-run times the run; default: 20; 0: none"),
             Flag("--sweep", "run a sweep instead, over that search space; the same as `hyena-glt sweep --space`", sets="tune.space"),
+            _DRY_RUN,
         ),
-        has_dry_run=True,
     ),
     "sweep": Command(
         "train many trials with other settings each, and find the best",
@@ -363,8 +432,8 @@ COMMANDS: dict[str, Command] = {
             Flag("--space", "the name of a search space, or the path of a YAML file", sets="tune.space"),
             Flag("--num_trials", "trials in all", sets="tune.num_trials"),
             Flag("--output_dir", "the sweep folder", sets="tune.output_dir"),
+            _DRY_RUN,
         ),
-        has_dry_run=True,
     ),
     "evaluate": Command(
         "score a trained model on held-out data",
@@ -373,8 +442,8 @@ COMMANDS: dict[str, Command] = {
         (
             Flag("--eval_data", "a preprocessing output (its test split) or a split folder"),
             Flag("--metrics", "names with commas between them, such as mlm_accuracy,perplexity,bleu"),
+            _DRY_RUN,
         ),
-        has_dry_run=True,
     ),
     "report": Command(
         "write an HTML report of a run",
@@ -383,6 +452,22 @@ COMMANDS: dict[str, Command] = {
         (Flag("--output_dir", "folder to write"),),
         takes_settings=False,
     ),
+    "submit": Command(
+        "run a command as a job on a cluster, and follow it",
+        _submit,
+        _JOB,
+        (
+            _ADDRESS,
+            Flag("--no_wait", "end when the job is submitted; `logs` follows it", is_switch=True),
+            Flag("--env", "names of environment variables to send along, with commas between them; no secrets"),
+        ),
+        takes_settings=False,
+        takes_command=True,
+    ),
+    "logs": Command("follow a job's log to its end", _logs, _JOB, (_ADDRESS,), takes_settings=False),
+    "stop": Command("tell a job to save and end", _stop, _JOB, (_ADDRESS,), takes_settings=False),
+    "status": Command("say how a job is doing, or all jobs", _job_status, _JOB, (_ADDRESS,), takes_settings=False),
+    "doctor": Command("check this machine, or every node of the cluster, before a run", _doctor, _CONFIG),
     "config check": Command("check settings without running anything", _check, _CONFIG),
     "config show": Command("print the resolved settings as YAML", _show, _CONFIG),
 }

@@ -6,9 +6,14 @@ from __future__ import annotations
 class HyenaError(Exception):
     """Base of every error that reaches a user as a sentence, without a traceback."""
 
+    exit_status = 1
+    """What a command ends with."""
+
 
 class ConfigError(HyenaError):
     """Settings that cannot work; `problems` holds one sentence for each."""
+
+    exit_status = 2
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
@@ -29,3 +34,11 @@ class CheckpointError(HyenaError):
 
 class ClusterError(HyenaError):
     """Ray, its workers or their devices failed in a way that retrying did not cure."""
+
+
+class JobError(ClusterError):
+    """A job on a cluster that did not end well; whoever waits for it ends with its exit status."""
+
+    def __init__(self, problem: str, exit_status: int) -> None:
+        super().__init__(problem)
+        self.exit_status = exit_status

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cluster.token import make_token, require_same_token
 from hyena_glt.errors import ClusterError
 
 CONNECT_TIMEOUT_S = 10.0
@@ -29,7 +30,11 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS")
     if address and ":" in address:
         _refuse_silence(address)
-    local = {"num_cpus": num_cpus, "include_dashboard": False} if address in (None, "local") else {}
+        if "://" not in address:
+            require_same_token(address)
+    local = {"num_cpus": num_cpus, "include_dashboard": False} if is_local(address) else {}
+    if local:
+        make_token()
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
     except ConnectionError as error:
@@ -38,6 +43,11 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def is_local(address: str | None) -> bool:
+    """Whether `address` (default: RAY_ADDRESS) stands for a Ray of this machine's own, which never grows."""
+    return (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
 
 
 def _refuse_silence(address: str) -> None:

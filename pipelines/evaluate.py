@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 
+from cluster.paths import is_job, require_absolute
 from hyena_glt.config import Config, dump_config, overridden
 from hyena_glt.data.batches import Batch, EvaluationBatches, load
 from hyena_glt.data.dataset import Rows, open_rows
@@ -25,6 +26,7 @@ from hyena_glt.inference.load import require_same_tokenizer
 from hyena_glt.training.checkpoint import read_info
 from hyena_glt.training.metrics import bits_per_base
 
+from ._command import run_as
 from ._progress import ProgressBar
 
 Result = dict[str, object]
@@ -49,6 +51,8 @@ def evaluate(
     # 1) What is asked, and whether it can be answered.
     started = time.monotonic()
     refuse_unread(overrides)
+    if is_job():
+        require_absolute({"PATH": model_path, "--eval_data": eval_data})
     loaded = load_model(model_path, "cuda" if torch.cuda.is_available() else "cpu", overrides=overrides)
     cfg = _with_eval_data(loaded.config, eval_data)
     chosen = choose_metrics(metrics, loaded.tokenizer, causal=loaded.causal)
@@ -171,3 +175,7 @@ def _count_baselines(cfg: Config, loaded: LoadedModel, rows: Rows) -> tuple[dict
     total = sum(of_train.manifest.splits[of_train.split].bases for of_train in train)
     sampled = [f"Baselines were counted on {found.train_bases:,} of {total:,} training bases"] if found.train_bases < total else []
     return found.bits_per_base, sampled
+
+
+if __name__ == "__main__":
+    run_as("evaluate")

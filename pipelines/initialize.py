@@ -14,7 +14,16 @@ from hyena_glt.errors import ConfigError
 from hyena_glt.model.count import MemoryEstimate, count_parameters, estimate_memory
 from hyena_glt.objectives import build_objective
 from hyena_glt.tokenizers import Tokenizer, build_tokenizer
-from hyena_glt.training.checkpoint import WEIGHTS_FILE, CheckpointInfo, Progress, atomic_write, clear_staging_folder, commit, newest_whole
+from hyena_glt.training.checkpoint import (
+    WEIGHTS_FILE,
+    CheckpointInfo,
+    Progress,
+    atomic_write,
+    commit,
+    empty_staging_folder,
+    list_part,
+    newest_whole,
+)
 from hyena_glt.training.launch import choose_workers
 from hyena_glt.training.prepare import initial_model
 
@@ -36,13 +45,14 @@ def save_initial(cfg: Config, *, dry_run: bool) -> dict[str, Any]:
     if dry_run:
         return {"status": "planned", **described}
     model = initial_model(cfg, vocab_size=tokenizer.vocab_size, causal=build_objective(only_task(cfg.tasks), tokenizer).causal)
-    staged = clear_staging_folder(run, 0)
+    staged = empty_staging_folder(run, 0, "initial")
     safetensors.torch.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, staged / WEIGHTS_FILE)
     tokenizer.save(staged / "tokenizer.json")
     for folder in (staged, run):
         atomic_write(folder / "config.yaml", dump_config(cfg))
+    list_part(staged)
     info = CheckpointInfo(progress=Progress(), world_size=0, zero_stage=cfg.hardware.zero_stage, global_rows=None, data_checksum=None)
-    return {"status": "initialized", "run": str(run), "checkpoint": str(commit(run, info)), **described}
+    return {"status": "initialized", "run": str(run), "checkpoint": str(commit(run, staged, info)), **described}
 
 
 def fitting_vocab_size(model: ModelConfig, tokenizer: Tokenizer) -> int:

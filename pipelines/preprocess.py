@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
+from cluster.paths import placed
 from hyena_glt.config import Config, dump_config
 from hyena_glt.data.manifest import Manifest
 from hyena_glt.data.plan import DataPlan, prepare
@@ -14,6 +15,7 @@ from hyena_glt.data.resume import claim, refuse_other_run
 from hyena_glt.data.storage import Location
 from hyena_glt.errors import DataError
 
+from ._command import run_as
 from ._progress import ProgressBar
 from ._ray import start_ray
 
@@ -27,6 +29,7 @@ def preprocess(cfg: Config, *, dry_run: bool = False) -> Result:
     cannot work and for an output folder of another run, DataError for inputs that cannot be used; DataError too when a file cannot
     be read or written (a full disk): then the same call goes on where it stopped.
     """
+    cfg = placed(cfg, "preprocess")
     progress = ProgressBar("bases", {"checksums": "bytes", "reading": "bytes"})
     try:
         return _dry_run(cfg, progress) if dry_run else _run(cfg, progress)
@@ -77,3 +80,7 @@ def describe_plan(plan: DataPlan) -> Result:
         "splits": splits,
         "dropped": plan.dropped,
     }
+
+
+if __name__ == "__main__":
+    run_as("preprocess")

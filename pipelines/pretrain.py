@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +17,8 @@ from typing import Any
 import ray
 import torch
 
+from cluster.parcel import code_commit
+from cluster.paths import placed, with_default_folders
 from hyena_glt import __version__
 from hyena_glt.config import (
     Config,
@@ -59,8 +60,9 @@ from hyena_glt.training.plan import Plan, plan_run, states
 from hyena_glt.training.precision import choose_precision
 from hyena_glt.training.progress import progress_bar
 
+from ._command import run_as
 from ._plan import PROBE_STEPS, announce_timeline, estimate
-from ._ray import start_ray
+from ._ray import is_local, start_ray
 from .initialize import describe_model, estimate_worker, fitting_vocab_size, save_initial
 
 FREE_SECTIONS = ("preprocessing", "tokenization", "output", "hardware", "cluster", "logging", "tune")
@@ -85,6 +87,7 @@ def pretrain(
     Returns the result that the command line prints: status, run, steps, tokens, losses, checkpoint, hours.
     Raises ConfigError, DataError, CheckpointError or ClusterError, before anything starts where that is possible.
     """
+    cfg = placed(cfg, "pretrain")
     if init_only:
         return save_initial(with_run_folder(cfg), dry_run=dry_run)
     require_built(cfg, "pretrain")
@@ -116,9 +119,9 @@ def pretrain(
 
 
 def with_run_folder(cfg: Config) -> Config:
-    """`training.output_dir` as an absolute path; default: runs/<model.name>."""
-    folder = cfg.training.output_dir or f"runs/{cfg.model.name}"
-    return replace(cfg, training=replace(cfg.training, output_dir=str(Path(folder).absolute())))
+    """`training.output_dir` as an absolute path."""
+    folder = with_default_folders(cfg).training.output_dir
+    return replace(cfg, training=replace(cfg.training, output_dir=str(Path(str(folder)).absolute())))
 
 
 def resolve(cfg: Config) -> tuple[Config, Mixture]:
@@ -213,7 +216,7 @@ def _check_curriculum(cfg: Config, mixture: Mixture) -> None:
     unweighted = [str(rows.folder) for rows in mixture.rows if not rows.weighted]
     if curriculum.difficulty and curriculum.difficulty.measure == "repeats" and unweighted:
         raise ConfigError(
-            f"curriculum.difficulty.measure: {unweighted[0]} has no weights that tell repeats; preprocess with soft_masked: weighted"
+            f"curriculum.difficulty.measure: {unweighted[0]} has no weights that tell repeats; preprocess with soft_masked: weight"
         )
 
 
@@ -281,10 +284,18 @@ def _bytes_needed(cfg: Config, plan: Plan, mixture: Mixture, use_gpu: bool) -> C
 
 
 def workers_on_cluster(cfg: Config) -> tuple[int, bool]:
-    """Number of workers and whether they use GPUs; ClusterError if the cluster has fewer GPUs than asked for."""
+    """Number of workers and whether they use GPUs; ClusterError if they do not fit a local Ray. A cluster may grow, and is waited for."""
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
     workers, use_gpu = choose_workers(cfg, num_gpus=num_gpus)
     require_own_gpus(cfg, workers=workers, use_gpu=use_gpu)
+    if is_local(cfg.cluster.address):
+        _require_room(cfg, workers, use_gpu, num_gpus)
+    elif not use_gpu and cfg.hardware.num_gpus is None:
+        log.warning("this cluster has no GPU now, so CPUs train; to wait for GPUs, say how many by hardware.num_gpus")
+    return workers, use_gpu
+
+
+def _require_room(cfg: Config, workers: int, use_gpu: bool, num_gpus: int) -> None:
     if use_gpu and workers * cfg.cluster.gpus_per_worker > num_gpus:
         raise ClusterError(f"{workers} GPUs are asked for (hardware.num_gpus, cluster.train_workers), and this cluster has {num_gpus}")
     cpus = int(ray.cluster_resources().get("CPU", 0))
@@ -293,7 +304,6 @@ def workers_on_cluster(cfg: Config) -> tuple[int, bool]:
             f"{workers} workers of {cfg.cluster.cpus_per_worker} CPUs (cluster.train_workers, cluster.cpus_per_worker) do not fit this "
             f"cluster's {cpus} CPUs; ask for less, or tell a local Ray that it has more by cluster.num_cpus"
         )
-    return workers, use_gpu
 
 
 def planned_domains(cfg: Config, plan: Plan, mixture: Mixture) -> dict[str, dict[str, float]]:
@@ -344,7 +354,7 @@ def _claim(cfg: Config, run: Path, mixture: Mixture) -> None:
 def environment(mixture: Mixture) -> dict[str, Any]:
     """What one would need to repeat the run: command, code, versions, machine, input checksums."""
     return {
-        "command": sys.argv, "commit": _commit(), "python": platform.python_version(), "platform": platform.platform(),
+        "command": sys.argv, "commit": code_commit(), "python": platform.python_version(), "platform": platform.platform(),
         "versions": {"hyena-glt": __version__} | {name: version(name) for name in ("torch", "ray", "deepspeed", "numpy", "pyarrow")},
         "devices": {name: count for name, count in sorted(ray.cluster_resources().items()) if name.startswith(("CPU", "GPU", "accel"))},
         "cpu": _cpu_name(), "data": [{"folder": str(rows.folder), "checksum": rows.manifest.checksum} for rows in mixture.rows],
@@ -359,13 +369,6 @@ def _cpu_name() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")] or [platform.processor()]
     return f"{names[0]} x {os.cpu_count()}"
-
-
-def _commit() -> str | None:
-    """The commit of the code that runs, with a mark where files differ from it; None outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    return done.stdout.strip() or None
 
 
 def _dry_result(cfg: Config, plan: Plan, mixture: Mixture, use_gpu: bool) -> dict[str, Any]:
@@ -393,3 +396,7 @@ def run_result(run: Path) -> dict[str, Any]:
         "val_loss": reports.get("eval", {}).get("loss"), "val_bits_per_base": reports.get("eval", {}).get("bits_per_base"),
         "best_val_loss": progress.best_loss, "best_step": progress.best_step,
     } | {kind: end[kind] for kind in COSTS if kind in end}
+
+
+if __name__ == "__main__":
+    run_as("pretrain")

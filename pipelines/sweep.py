@@ -21,6 +21,7 @@ from ray import PlacementGroupID, tune
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.util.placement_group import PlacementGroup
 
+from cluster.paths import placed, with_default_folders
 from hyena_glt.config import Config, TuneConfig, changed_settings, dump_config, load_config, require_built
 from hyena_glt.data.mixture import Mixture
 from hyena_glt.errors import ConfigError
@@ -34,6 +35,7 @@ from hyena_glt.training.plan import Plan, plan_run
 from hyena_glt.training.trials import TRIALS, Trial, read_trials, run_folder, spent, trial_config, write_trial
 from tune_spaces import METRICS, Space, load_space
 
+from ._command import run_as
 from ._ray import start_ray
 from ._search import Past, Suggestions, build_scheduler, plan_trials, require_search
 from ._trial import BUSY, CONFIG, ENDING_FILE, TrialActor, recorded_validations
@@ -42,6 +44,8 @@ from .pretrain import FREE_SECTIONS, resolve, workers_on_cluster
 
 TUNE_FOLDER, BEST_FILE, PAGE_FILE = ".ray", "best.yaml", "sweep.html"
 INTERRUPTED = "interrupted; the same command goes on"
+SET_BY_STAGES = ("training.learning_rate", "training.min_learning_rate", "model.dropout")
+"""Settings that a stage may have for itself, under the same name."""
 FREE = (
     *(section for section in FREE_SECTIONS if section not in ("hardware", "logging", "tune")), "training.output_dir", "tune.num_trials",
     "tune.max_concurrent", "tune.max_tokens", "tune.max_device_hours", "tune.max_hours", "tune.output_dir", "tune.space",
@@ -84,6 +88,7 @@ def sweep(cfg: Config, *, dry_run: bool = False) -> dict[str, Any]:
 
     Raises ConfigError, DataError or ClusterError before anything starts. A trial that fails does not end the sweep.
     """
+    cfg = placed(cfg, "sweep")
     require_built(cfg, "pretrain")
     require_built(cfg, "sweep")
     space = _space(cfg)
@@ -118,8 +123,9 @@ def _space(cfg: Config) -> Space:
 
 
 def _with_folder(cfg: Config) -> tuple[Config, Path]:
-    assert cfg.tune is not None
-    folder = Path(cfg.tune.output_dir or f"runs/{cfg.model.name}-sweep").absolute()
+    tune = with_default_folders(cfg).tune
+    assert cfg.tune is not None and tune is not None
+    folder = Path(str(tune.output_dir)).absolute()
     return replace(cfg, tune=replace(cfg.tune, output_dir=str(folder))), folder
 
 
@@ -172,8 +178,20 @@ def _work_out(cfg: Config, space: Space, folder: Path, mixture: Mixture) -> Job:
     )
 
 
+def _require_effect(cfg: Config, space: Space) -> None:
+    """ConfigError where every stage sets for itself what the space searches."""
+    for path in SET_BY_STAGES:
+        name = path.rpartition(".")[2]
+        if path in space.settings and cfg.training.stages and all(getattr(stage, name) is not None for stage in cfg.training.stages):
+            raise ConfigError(
+                f"{path}: each of training.stages has a {name} of its own, so all trials would be alike; leave it out of a stage, or "
+                f"search training.stages as a whole"
+            )
+
+
 def _plans(cfg: Config, space: Space, planned: list[Trial], mixture: Mixture, workers: int) -> list[Plan]:
     """The plan of each planned trial; ConfigError with the problems of all trials, and of each listed value."""
+    _require_effect(cfg, space)
     problems: list[str] = []
     plans = []
     first = planned[0].settings if planned else space.draw(0, seed=0)
@@ -400,3 +418,7 @@ def _result(job: Job, found: Sweep, reason: str | None) -> dict[str, Any]:
         "best_config": str(job.folder / BEST_FILE) if best else None, "page": str(job.folder / PAGE_FILE),
         "table": str(job.folder / PARQUET_FILE),
     }
+
+
+if __name__ == "__main__":
+    run_as("sweep")

@@ -30,6 +30,8 @@ FACADE = "hyena_glt"
 
 MAY_IMPORT_RAY = (
     "hyena_glt.data",
+    "hyena_glt.training.failures",
+    "hyena_glt.training.gang",
     "hyena_glt.training.launch",
     "hyena_glt.training.worker",
     "hyena_glt.inference",
@@ -40,7 +42,8 @@ MAY_IMPORT_RAY = (
 MUST_NOT_IMPORT_TORCH = ("hyena_glt.config", "hyena_glt.dna", "hyena_glt.cli", "tune_spaces", "cluster")
 
 TOP_LEVEL = {
-    *(".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "constraints.txt", "pyproject.toml"),
+    *(".ci", ".gitignore", ".rayignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md"),
+    *("constraints.txt", "pyproject.toml"),
     *PACKAGES,
     "tests",
 }

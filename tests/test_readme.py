@@ -46,7 +46,7 @@ def test_the_tree_is_the_tree() -> None:
 
 
 def test_named_files_exist() -> None:
-    for name in re.findall(r"`((?:hyena_glt|tests|pipelines)/[\w./]+)`", README):
+    for name in re.findall(r"`((?:hyena_glt|tests|pipelines|cluster)/[\w./]+)`", README):
         assert (ROOT / name).exists(), name
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for target in re.findall(r"^make ([\w-]+)", README, re.MULTILINE):

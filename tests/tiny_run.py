@@ -25,7 +25,17 @@ from hyena_glt.inference import LoadedModel, load_model
 from hyena_glt.model import LanguageModel, build_model
 from hyena_glt.objectives import Objective, build_objective
 from hyena_glt.tokenizers import Tokenizer, build_tokenizer
-from hyena_glt.training.checkpoint import BEST, WEIGHTS_FILE, CheckpointInfo, Progress, commit, point, staging_folder, step_name
+from hyena_glt.training.checkpoint import (
+    BEST,
+    WEIGHTS_FILE,
+    CheckpointInfo,
+    Progress,
+    commit,
+    empty_staging_folder,
+    list_part,
+    point,
+    step_name,
+)
 from hyena_glt.training.metrics import RunLog, loss_metrics
 
 LAMBDA = Path(__file__).parents[1] / "pipelines" / "genomes" / "lambda.fa"
@@ -195,12 +205,12 @@ def _validate(model: LanguageModel, rows: Rows, objective: Objective) -> dict[st
 
 def save_checkpoint(model: LanguageModel, cfg: Config, tokenizer: Tokenizer, run: Path, step: int, tokens: int = 0) -> Path:
     """Commit a checkpoint without optimizer state, as latest and best."""
-    staged = staging_folder(run, step)
-    staged.mkdir(parents=True)
+    staged = empty_staging_folder(run, step, "tiny")
     save_file(model.state_dict(), staged / WEIGHTS_FILE)
     (staged / "config.yaml").write_text(dump_config(cfg))
     tokenizer.save(staged / "tokenizer.json")
     info = CheckpointInfo(progress=Progress(step=step, tokens=tokens), world_size=1, zero_stage=1, global_rows=8, data_checksum="")
-    folder = commit(run, info)
+    list_part(staged)
+    folder = commit(run, staged, info)
     point(run, BEST, step_name(step))
     return folder

@@ -14,13 +14,14 @@ from .tree import Config
 
 def config_to_dict(cfg: Config) -> dict[str, Any]:
     """Dictionaries, lists and scalars, as JSON and YAML have them."""
-    return _plain(cfg)
+    return plain(cfg)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of a setting, sections within it included, as JSON and YAML have it."""
     if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 class _Dumper(yaml.SafeDumper):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import NoneType
 from typing import Any
 
 import yaml
 
+from .credentials import ADVICE, has_password
 from .settings import ALIASES, SETTINGS, join, options, parent_of, section_type, unknown
 from .values import convert, is_null, show
 
@@ -65,6 +67,9 @@ class Layer:
         self.damaged.add(parent_of(ALIASES.get(path, path)))
 
     def _take_value(self, path: str, canonical: str, node: yaml.Node, where: str) -> None:
+        if any(map(has_password, _scalars(node))):  # not shown: a message would put it into a log
+            self.refuse(path, f"a URL with a password, which logs and saved settings would show; {ADVICE}", where)
+            return
         try:
             self._put(path, canonical, convert(node, SETTINGS[canonical]), where)
         except ValueError as problem:
@@ -90,6 +95,16 @@ class Layer:
             self.refuse(canonical, f"two values for one setting, {both}; keep one", where)
         self.values[canonical] = value
         self.spelled[canonical] = path
+
+
+def _scalars(node: yaml.Node) -> Iterator[str]:
+    """Every text in a node, those of lists and of sections in them too."""
+    if isinstance(node, yaml.ScalarNode):
+        yield node.value
+        return
+    for item in node.value:
+        for inner in item if isinstance(item, tuple) else (item,):
+            yield from _scalars(inner)
 
 
 def _show(value: Any) -> str:

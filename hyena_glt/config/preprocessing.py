@@ -86,7 +86,10 @@ class NearDuplicatesConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VariantsConfig:
-    """Variants that are applied to the reference genome of `input_path`: each sample's haplotypes become records of their own."""
+    """Variants that are applied to the reference genome of `input_path`: each sample's haplotypes become records of their own.
+
+    A genotype without a phase is taken in the order that it is written in.
+    """
 
     path: str | tuple[str, ...] = ()
     """VCF files (plain, bgzip), or BCF."""

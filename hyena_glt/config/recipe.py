@@ -111,7 +111,7 @@ class DifficultyCurriculum(Curriculum):
 
     values: tuple[float, ...] = ()
     measure: Literal["ambiguity", "repeats"] = "ambiguity"
-    """What makes a row hard. ambiguity: its share of [UNK]; repeats: its share of tokens of low weight (`soft_masked: weighted`)."""
+    """What makes a row hard. ambiguity: its share of [UNK]; repeats: its share of tokens of low weight (`soft_masked: weight`)."""
 
     def __post_init__(self) -> None:
         inside = all(0 < value <= 1 for value in self.values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 
 def require(*rules: tuple[bool, str]) -> None:
@@ -39,8 +40,8 @@ def share(section: object, *names: str) -> list[tuple[bool, str]]:
     return [(value is None or 0 <= value <= 1, f"{name} must lie between 0 and 1, got {value}") for name, value in values]
 
 
-def unused(section: object, reason: str, *names: str) -> list[tuple[bool, str]]:
+def unused(section: Any, reason: str, *names: str) -> list[tuple[bool, str]]:
     """Rules: each named field is at its default, because nothing will read it; `reason` says why."""
-    defaults = {field.name: field.default for field in fields(section)}  # type: ignore[arg-type]
+    defaults = {field.name: field.default for field in fields(section)}
     values = [(name, getattr(section, name)) for name in names]
     return [(value == defaults[name], f"{name} ({value}) has no effect {reason}; remove it") for name, value in values]

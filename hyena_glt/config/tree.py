@@ -279,7 +279,7 @@ class HardwareConfig:
     """Devices, precision and memory."""
 
     num_gpus: int | None = None
-    """Workers with a GPU each; default: all the cluster has."""
+    """Workers with a GPU each; default: all that the cluster has at the start. A cluster with fewer is waited for, as it may grow."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: bf16 where the device has it, else fp16 with loss scaling, fp32 on a CPU."""
     mixed_precision: bool | None = None
@@ -329,10 +329,12 @@ class LoggingConfig:
     """Also keep `epoch_N` every so many epochs."""
     keep_checkpoints: int | None = None
     """Newest `step_*` folders to keep (`best_model` and `epoch_*` stay); default: all."""
+    save_retry_s: float = 600.0
+    """Seconds for which a checkpoint that the storage refuses (a full disk) is tried again, while training goes on."""
 
     def __post_init__(self) -> None:
         intervals = ("log_interval", "eval_interval", "save_interval", "statistics_interval", "save_epochs", "keep_checkpoints")
-        require(*at_least(1, self, *intervals))
+        require(*at_least(1, self, *intervals), *at_least(0, self, "save_retry_s"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -417,6 +419,8 @@ class ClusterConfig:
 
     address: str | None = None
     """Ray's address; default: the cluster this runs in (RAY_ADDRESS), else a local Ray."""
+    storage_path: str | None = None
+    """A folder or URL that every node sees; relative paths of the settings are below it. Default: the current folder; a job has none."""
     train_workers: int | tuple[int, int] | None = None
     """Training workers, or [min, max]; default: one a GPU, or one if there is none."""
     cpus_per_worker: int = 1
@@ -424,18 +428,27 @@ class ClusterConfig:
     gpus_per_worker: float = 1.0
     """GPUs of a training worker, where there are any; a fraction lets the trials of a sweep share one."""
     max_failures: int = 3
-    """Restarts from the last checkpoint after a worker or node was lost."""
+    """Restarts after a worker or node was lost that bring no new checkpoint."""
+    start_timeout_s: float = 1800.0
+    """How long a run waits for room for all of its workers, at the start and after a node was lost."""
+    collective_timeout_s: float = 1800.0
+    """How long a worker waits for the others in a sum before the run starts again."""
     num_cpus: int | None = None
     """CPUs that a local Ray is told it has; default: those of the machine."""
 
     def __post_init__(self) -> None:
-        workers = self.train_workers
+        workers, storage = self.train_workers, self.storage_path
         low, high = workers if isinstance(workers, tuple) else (workers or 1, workers or 1)
         require(
             (workers != 0 and 1 <= low <= high, f"train_workers must be a number from 1 or [min, max], got {workers}"),
+            (
+                storage is None or storage.startswith("/") or "://" in storage,
+                f"storage_path must be an absolute path or a URL, got {storage}",
+            ),
             (0 < self.gpus_per_worker <= 1, f"gpus_per_worker must be above 0 and at most 1, got {self.gpus_per_worker}"),
+            (self.collective_timeout_s > 0, f"collective_timeout_s must be above 0, got {self.collective_timeout_s}"),
             *at_least(1, self, "cpus_per_worker", "num_cpus"),
-            *at_least(0, self, "max_failures"),
+            *at_least(0, self, "max_failures", "start_timeout_s"),
         )
 
     def devices_per_worker(self, use_gpu: bool) -> float:

@@ -13,6 +13,8 @@ from .storage import Location, Url, find_objects, location
 
 SUFFIXES = tuple(kind + packed for kind in (".fa", ".fasta", ".fna", ".ffn", ".frn", ".faa") for packed in ("", ".gz", ".bgz"))
 """What a FASTA file in a folder is called; a file named by itself may be called anything."""
+INDEXES = (".fai", ".gzi", ".csi", ".tbi")
+"""What other tools leave beside a file; a glob such as `*.fa*` does not mean it."""
 STRUCTURES = tuple(kind + packed for kind in (".pdb", ".ent", ".cif", ".mmcif") for packed in ("", ".gz"))
 """What a structure file is called, wherever it lies."""
 SECTIONS = ("variants", "select_regions", "label_regions", "weight_regions", "go_terms")
@@ -97,7 +99,8 @@ def _expand_url(url: Url) -> list[Location]:
 def _expand_local(path: str) -> list[Path]:
     if Path(path).is_file():
         return [Path(path)]
-    found = [Path(path)] if Path(path).exists() else [Path(match) for match in glob.glob(path, recursive=True)]
+    matches = [path] if Path(path).exists() else glob.glob(path, recursive=True)
+    found = [Path(match) for match in matches if not match.endswith(INDEXES)]
     files = [file for item in found for file in (_sequences_below(item) if item.is_dir() else [item])]
     if not files:
         names = " ".join(suffix for suffix in SUFFIXES + STRUCTURES if not suffix.endswith("z"))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..config import Config, load_config
 from ..errors import CheckpointError, ConfigError
@@ -15,6 +16,8 @@ from ..training.metrics import METRICS_FILE, ROLLED_BACK, Report, read_reports
 from ..training.plan import Plan, make_plan
 
 EVALUATION_FILE = "evaluation.json"
+Entry = dict[str, Any]
+"""Of evaluation.json: checkpoint, data, metrics and notes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +30,20 @@ class Run:
     """As `reports_that_count` gives them."""
     environment: dict[str, object]
     """environment.json, empty where there is none."""
-    evaluations: list[dict[str, object]]
+    evaluations: list[Entry]
     """The entries of evaluation.json, the newest last."""
     progress: Progress = field(default_factory=Progress)
     """Of the newest whole checkpoint; that of a run at its start where there is none."""
 
     @property
-    def evaluation(self) -> dict[str, object] | None:
+    def evaluation(self) -> Entry | None:
         """The newest entry, with the metrics of all entries of its checkpoint and data; None where nothing was evaluated."""
         if not self.evaluations:
             return None
         newest = self.evaluations[-1]
         same = [e for e in self.evaluations if (e["checkpoint"], e["data"]) == (newest["checkpoint"], newest["data"])]
-        metrics = {name: value for entry in same for name, value in entry["metrics"].items()}  # type: ignore[attr-defined]
-        notes = dict.fromkeys(note for entry in same for note in entry["notes"])  # type: ignore[attr-defined]
+        metrics = {name: value for entry in same for name, value in entry["metrics"].items()}
+        notes = dict.fromkeys(note for entry in same for note in entry["notes"])
         return newest | {"metrics": metrics, "notes": list(notes)}
 
     def curve(self, kind: str, x: str, y: str) -> tuple[list[float], list[float]]:
@@ -65,11 +68,11 @@ class Run:
     def plan(self) -> Plan | None:
         """The plan as the run last followed it, from its settings and what its start report counted; None where that is not known."""
         start = self.last("start")
-        counted = {name: start.get(name) for name in ("world_size", "num_rows", "width", "padding_share", "global_rows")}
+        counted: dict[str, Any] = {name: start.get(name) for name in ("world_size", "num_rows", "width", "padding_share", "global_rows")}
         if None in counted.values():
             return None
         try:
-            return make_plan(self.config.training, self.config.curriculum, moves=self.progress.moves, **counted)  # type: ignore[arg-type]
+            return make_plan(self.config.training, self.config.curriculum, moves=self.progress.moves, **counted)
         except ConfigError:  # config.yaml is that of a start which came to nothing
             return None
 
@@ -129,13 +132,13 @@ def _rolled_back(report: Report) -> bool:
     return report.get("event") == ROLLED_BACK
 
 
-def read_evaluations(folder: Path) -> list[dict[str, object]]:
+def read_evaluations(folder: Path) -> list[Entry]:
     """Entries of a run's evaluation.json, none where it does not exist."""
     path = folder / EVALUATION_FILE
     return json.loads(path.read_text()) if path.is_file() else []
 
 
-def save_evaluation(checkpoint: Path, entry: dict[str, object]) -> Path:
+def save_evaluation(checkpoint: Path, entry: Entry) -> Path:
     """Add `entry` to evaluation.json of the run (or beside a checkpoint without a run); an older one of the same
     checkpoint, data and metrics is replaced. Returns the file."""
     folder = checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint
@@ -145,6 +148,6 @@ def save_evaluation(checkpoint: Path, entry: dict[str, object]) -> Path:
     return path
 
 
-def _subject(entry: dict[str, object]) -> tuple[object, object, tuple[str, ...]]:
+def _subject(entry: Entry) -> tuple[object, object, tuple[str, ...]]:
     """What an entry is about."""
-    return entry["checkpoint"], entry["data"], tuple(sorted(entry["metrics"]))  # type: ignore[call-overload]
+    return entry["checkpoint"], entry["data"], tuple(sorted(entry["metrics"]))

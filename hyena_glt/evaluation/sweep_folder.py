@@ -63,10 +63,10 @@ class Sweep:
 
     def best(self) -> Row | None:
         """The trial with the best metric: of those that ran to their end, or of all where none did."""
-        measured = [row for row in self.rows if row.best_value is not None]
-        finished = [row for row in measured if row.status == "finished"]
         sign = -1.0 if self.maximizes else 1.0
-        return min(finished or measured, key=lambda row: sign * row.best_value, default=None)  # type: ignore[operator]
+        measured = [(sign * row.best_value, row) for row in self.rows if row.best_value is not None]
+        finished = [(value, row) for value, row in measured if row.status == "finished"]
+        return min(finished or measured, key=lambda pair: pair[0], default=(None, None))[1]
 
     def counts(self) -> dict[str, int]:
         """Trials by status, those that there are."""
@@ -120,6 +120,6 @@ def write_parquet(sweep: Sweep) -> Path:
         "best_step": [row.best_step for row in sweep.rows], "device_hours": [row.device_hours for row in sweep.rows],
         "error": pa.array([row.error for row in sweep.rows], pa.string()),
     }
-    path = sweep.folder / PARQUET_FILE
-    pq.write_table(pa.table(columns), path)
-    return path
+    file = sweep.folder / PARQUET_FILE
+    pq.write_table(pa.table(columns), file)
+    return file

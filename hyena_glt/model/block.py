@@ -14,6 +14,13 @@ class Norm(nn.LayerNorm):
         return y.to(self.weight.dtype)
 
 
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Dropout of all of a model's layers from now on."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+
+
 class MLP(nn.Module):
     """Two linear layers around a GELU (tanh form)."""
 

@@ -97,7 +97,11 @@ class Tokenizer(Protocol):
 
     def save(self, path: str | Path) -> None:
         """Write `tokenizer.json`, at `path` or, if that is a folder, in it; the same tokenizer gives the same bytes."""
-        json_path(path).write_text(json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        json_path(path).write_text(self.to_json(), encoding="utf-8")
+
+    def to_json(self) -> str:
+        """The content of `tokenizer.json`."""
+        return json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n"
 
 
 def json_path(path: str | Path) -> Path:

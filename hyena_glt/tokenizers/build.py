@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..config.tree import TokenizationConfig
 from ..errors import ConfigError, DataError
@@ -81,9 +82,12 @@ def _restore(found: Mapping[str, object], where: str) -> Tokenizer:
 
 def _from_fields(found: Mapping[str, object]) -> Tokenizer:
     """Pick the class by kind; ValueError for values that it does not take."""
-    kind, sequence_type, specials = found.get("kind"), found.get("sequence_type"), found.get("add_special_tokens") is True
+    kind, specials = found.get("kind"), found.get("add_special_tokens") is True
+    sequence_type: Any = found.get("sequence_type")
     if kind == "kmer":
-        return KmerTokenizer(sequence_type, found.get("kmer_size"), found.get("kmer_stride"), specials)  # type: ignore[arg-type]
+        size: Any = found.get("kmer_size")
+        stride: Any = found.get("kmer_stride")
+        return KmerTokenizer(sequence_type, size, stride, specials)
     if kind in ("char", "amino_acid"):
-        return LetterTokenizer(sequence_type, specials)  # type: ignore[arg-type]
+        return LetterTokenizer(sequence_type, specials)
     raise ValueError(f"kind is {kind!r}, wanted char, kmer or amino_acid")

@@ -6,7 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-from .checkpoint import BEST, CHECKPOINTS, LATEST, clear_staging_folder, point, read_info, staging_folder, step_name
+from .checkpoint import BEST, CHECKPOINTS, LATEST, empty_staging_folder, point, read_info, staging_folder, step_name
+
+ADOPTED = "adopted"
 
 
 def adopt(run: Path, donor: Path, step: int) -> None:
@@ -19,12 +21,12 @@ def adopt(run: Path, donor: Path, step: int) -> None:
     best = info.progress.best_step
     steps = {step} | ({best} if best is not None and (donor / CHECKPOINTS / step_name(best)).exists() else set())
     for number in steps:
-        clear_staging_folder(run, number).rmdir()
-        shutil.copytree(donor / CHECKPOINTS / step_name(number), staging_folder(run, number), copy_function=_link)
+        staged = empty_staging_folder(run, number, ADOPTED)
+        shutil.copytree(donor / CHECKPOINTS / step_name(number), staged, copy_function=_link, dirs_exist_ok=True)
     for old in (run / CHECKPOINTS).glob("step_*"):
         shutil.rmtree(old)
     for number in sorted(steps):
-        staging_folder(run, number).rename(run / CHECKPOINTS / step_name(number))
+        staging_folder(run, number, ADOPTED).rename(run / CHECKPOINTS / step_name(number))
     point(run, LATEST, step_name(step))
     point(run, BEST, step_name(best if best in steps else step))
 

@@ -8,7 +8,12 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import re
 import shutil
+import zlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +25,11 @@ LATEST, BEST = "latest", "best_model"
 COMMIT_FILE = "checkpoint.json"
 WEIGHTS_FILE = "model.safetensors"
 OPTIMIZER_FOLDER = "optimizer"
+READ_BYTES = 1 << 20
+PASSED_OVER = "passed over a damaged checkpoint"
+
+Files = dict[str, dict[str, int]]
+"""Name below the step folder -> its `bytes` and `crc32`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +81,11 @@ class CheckpointInfo:
     """Saved because `save_interval` said so, and not because a validation, an epoch or the run had ended."""
 
     @property
+    def name(self) -> str:
+        """Of the step folder."""
+        return step_name(self.progress.step)
+
+    @property
     def has_optimizer(self) -> bool:
         return self.world_size > 0
 
@@ -80,25 +95,61 @@ def step_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def staging_folder(run: Path, step: int) -> Path:
-    """Where the ranks write before the commit."""
-    return run / CHECKPOINTS / f".{step_name(step)}.partial"
+def step_of(step_folder: Path) -> int:
+    """Inverse of `step_name`."""
+    return int(step_folder.name.removeprefix("step_"))
 
 
-def clear_staging_folder(run: Path, step: int) -> Path:
-    """The same folder, made empty: a crash may have left shards of other ranks there. One rank calls it, before any writes."""
-    staged = staging_folder(run, step)
+def staging_folder(run: Path, step: int, token: str) -> Path:
+    """Where the ranks of the start `token` write before the commit; no other start does."""
+    return run / CHECKPOINTS / f".{step_name(step)}.{token}.partial"
+
+
+def empty_staging_folder(run: Path, step: int, token: str) -> Path:
+    """The same folder, made empty, for one writer alone."""
+    staged = staging_folder(run, step, token)
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     return staged
 
 
-def commit(run: Path, info: CheckpointInfo) -> Path:
-    """List the staged files with their sizes, then give the folder its name; only now does the checkpoint exist."""
-    staged = staging_folder(run, info.progress.step)
-    final = run / CHECKPOINTS / step_name(info.progress.step)
-    sizes = {str(p.relative_to(staged)): p.stat().st_size for p in sorted(staged.rglob("*")) if p.is_file()}
-    atomic_write(staged / COMMIT_FILE, json.dumps(asdict(info) | {"files": sizes}, indent=1) + "\n")
+def list_part(staged: Path, rank: int = 0, names: Iterable[str] | None = None) -> None:
+    """Say which files (None: all) a rank has written, once they are on the disk; this list is the last that it writes."""
+    names = [str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file()] if names is None else names
+    files = {name: _facts(staged / name, sync=True) for name in sorted(names)}
+    atomic_write(_part(staged, rank), json.dumps(files))
+
+
+def part_listed(staged: Path, rank: int) -> bool:
+    """Whether a rank has written all of its files."""
+    return _part(staged, rank).exists()
+
+
+def _part(staged: Path, rank: int) -> Path:
+    return staged / f"rank_{rank:05d}.json"
+
+
+def _facts(path: Path, *, sync: bool = False) -> dict[str, int]:
+    crc, size = 0, 0
+    with path.open("rb", buffering=0) as file:
+        if sync:
+            os.fsync(file.fileno())
+        while block := file.read(READ_BYTES):
+            crc, size = zlib.crc32(block, crc), size + len(block)
+    return {"bytes": size, "crc32": crc}
+
+
+def commit(run: Path, staged: Path, info: CheckpointInfo) -> Path:
+    """Join the lists of all ranks, then give the folder its name; only now does the checkpoint exist. May be tried again after an error."""
+    parts = sorted(staged.glob("rank_*.json"))
+    if not (staged / COMMIT_FILE).exists():
+        files: Files = {}
+        for part in parts:
+            files |= json.loads(part.read_text())
+        atomic_write(staged / COMMIT_FILE, json.dumps(asdict(info) | {"files": files}, indent=1) + "\n")
+    for part in parts:
+        part.unlink()
+    final = run / CHECKPOINTS / info.name
     if final.exists():  # a damaged one, or one that this run has gone behind
         shutil.rmtree(final)
     staged.rename(final)
@@ -133,29 +184,55 @@ def _is_regular(step_folder: Path) -> bool:
 
 def read_info(step_folder: Path) -> CheckpointInfo:
     """Read checkpoint.json and compare the files that it lists; CheckpointError names the first that is missing or cut short."""
-    try:
-        saved = dict(json.loads((step_folder / COMMIT_FILE).read_text()))
-        files = saved.pop("files")
-        info = CheckpointInfo(**saved | {"progress": Progress(**saved["progress"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{step_folder} is not a whole checkpoint: {COMMIT_FILE} is missing or damaged ({error})") from error
-    for name, size in files.items():
-        path = step_folder / name
+    info, files = _read_commit(step_folder)
+    for name, facts in files.items():
+        path, size = step_folder / name, facts["bytes"]
         found = path.stat().st_size if path.exists() else None
         if found != size:
             raise CheckpointError(f"{path}: {'missing' if found is None else f'{found:,} bytes'}, it was written with {size:,} bytes")
     return info
 
 
-def newest_whole(run: Path, warn: list[str]) -> Path | None:
-    """The newest step folder that is whole, or None; a sentence for each damaged one that was passed over goes to `warn`."""
+def _read_commit(step_folder: Path) -> tuple[CheckpointInfo, Files]:
+    try:
+        saved = dict(json.loads((step_folder / COMMIT_FILE).read_text()))
+        files: Files = {name: {"bytes": facts["bytes"], "crc32": facts["crc32"]} for name, facts in saved.pop("files").items()}
+        return CheckpointInfo(**saved | {"progress": Progress(**saved["progress"])}), files
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{step_folder} is not a whole checkpoint: {COMMIT_FILE} is missing or damaged ({error})") from error
+
+
+def damage(step_folder: Path, *, part: int = 0, parts: int = 1) -> str | None:
+    """Read every `parts`-th file from the `part`-th on; a sentence on the first that is not as it was written, None if all are."""
+    _, files = _read_commit(step_folder)
+    for name, facts in list(sorted(files.items()))[part::parts]:
+        try:
+            found = _facts(step_folder / name)
+        except OSError as error:
+            return f"{step_folder / name}: cannot be read ({error.strerror})"
+        if found != facts:
+            return f"{step_folder / name}: its content has changed since it was written"
+    return None
+
+
+def newest_whole(run: Path, warn: list[str], *, before: float = math.inf) -> Path | None:
+    """The newest step folder `before` a step that is whole, as far as sizes tell, or None; a sentence for each damaged one that was
+    passed over goes to `warn`."""
     for step_folder in sorted((run / CHECKPOINTS).glob("step_*"), reverse=True):
+        if step_of(step_folder) >= before:
+            continue
         try:
             read_info(step_folder)
             return step_folder
         except CheckpointError as error:
-            warn.append(f"passed over a damaged checkpoint: {error}")
+            warn.append(f"{PASSED_OVER}: {error}")
     return None
+
+
+def newest_step(run: Path) -> int | None:
+    """Of the newest checkpoint that is whole as far as sizes tell."""
+    found = newest_whole(run, [])
+    return step_of(found) if found else None
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
@@ -181,7 +258,7 @@ def resolve_checkpoint(path: str | Path) -> Path:
 def _follow(pointer: Path) -> Path:
     with pointer.open("rb") as file:  # whatever a user names, weights too
         name = file.readline(100).decode(errors="replace").strip()
-    if not name.startswith("step_"):
+    if not re.fullmatch(r"step_\d{8,}", name):  # nothing that leads out of this folder
         raise CheckpointError(f"{pointer} is not a pointer file such as {LATEST}; name one, or a run folder, or a step folder")
     target = pointer.parent / name
     if not (target / COMMIT_FILE).exists():

@@ -11,19 +11,21 @@ from argparse import Namespace
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from ..config.tree import HardwareConfig, TrainingConfig
 from ..data.batches import Batch
-from ..errors import CheckpointError, ClusterError
-from .checkpoint import OPTIMIZER_FOLDER, WEIGHTS_FILE
+from ..errors import CheckpointError
+from ..model.block import set_dropout
+from .checkpoint import OPTIMIZER_FOLDER
 from .optim import build_optimizer, parameter_groups, set_rate
 from .precision import Precision, autocast
+from .snapshot import Snapshot
 
 STATE_TAG, UNIVERSAL_TAG = "state", "universal"
 
@@ -53,12 +55,11 @@ def import_deepspeed(device_type: str) -> Any:
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
     import deepspeed
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
     if device_type == "cpu":
         deepspeed.ops.__compatible_ops__ = {}  # also spares the probe, which calls a compiler for each op
-    torch.serialization.add_safe_globals([ZeroStageEnum, LossScaler, DynamicLossScaler, fragment_address])
+    torch.serialization.add_safe_globals([LossScaler, DynamicLossScaler, fragment_address])
     return deepspeed
 
 
@@ -96,6 +97,10 @@ class Engine:
     """Of its groups."""
     model: nn.Module
     zero_stage: int
+    _max_grad_norm: float | None
+    """To clip to before a step at ZeRO 0; DeepSpeed clips what ZeRO shards."""
+    _grad_norm: torch.Tensor | None = None
+    """Of the last step at ZeRO 0, on the device."""
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """(Weighted sum of cross-entropy in nats over the scored positions, number of right predictions)."""
@@ -108,9 +113,14 @@ class Engine:
         if not last:
             self._engine.step()  # counts the micro-step
 
-    def step(self) -> None:
-        """Move the weights by what was added up."""
+    def step(self) -> bool:
+        """Move the weights by what was added up; False where ZeRO 1 to 3 left that out, because it was not finite."""
+        left_out = self._engine.skipped_steps
+        if self.zero_stage == 0:  # DeepSpeed would look at the weights one by one, which takes a host five times as long
+            limit = math.inf if self._max_grad_norm is None else self._max_grad_norm
+            self._grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self._engine.step()
+        return self._engine.skipped_steps == left_out
 
     def drop(self, loss: torch.Tensor) -> None:
         """End a step without moving the weights; `loss` is its last micro-step's. Every rank must call it.
@@ -119,6 +129,7 @@ class Engine:
         """
         self.backward(loss * math.inf, last=True)
         if self.zero_stage == 0:
+            self._grad_norm = None
             self._engine.zero_grad()
         else:
             self._engine.step()
@@ -142,8 +153,8 @@ class Engine:
             self._engine.optimizer.override_loss_scale(scale)
 
     def grad_norm(self) -> float | None:
-        """Global gradient norm of the last step before clipping; None where the step was left out, and at ZeRO 0."""
-        norm = self._engine.get_global_grad_norm()
+        """Global gradient norm of the last step before clipping; None where the step was left out. The device is waited for."""
+        norm = self._grad_norm if self.zero_stage == 0 else self._engine.get_global_grad_norm()
         return None if norm is None or not math.isfinite(norm) else float(norm)
 
     def skipped_steps(self) -> int:
@@ -156,9 +167,7 @@ class Engine:
 
     def set_dropout(self, probability: float) -> None:
         """Dropout of the next steps."""
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = probability
+        set_dropout(self.model, probability)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The whole float32 state dict on the CPU, on rank 0; empty elsewhere. Every rank must call it."""
@@ -174,19 +183,12 @@ class Engine:
     def _gathered(self, parameters: list[nn.Parameter]) -> Any:
         return self.deepspeed.zero.GatheredParameters(parameters, enabled=self.zero_stage == 3 and bool(parameters))
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's optimizer shard, and on rank 0 the weights, below `folder`. Every rank must call it."""
-        self._engine.save_checkpoint(str(folder / OPTIMIZER_FOLDER), tag=STATE_TAG, save_latest=False)
-        for script in (folder / OPTIMIZER_FOLDER).glob("*.py"):  # DeepSpeed's converters; a checkpoint holds no code
-            script.unlink(missing_ok=True)
-        state = self.weights()
-        if not all(torch.isfinite(tensor).all() for tensor in state.values()):
-            raise ClusterError(
-                "the weights are no longer finite; this checkpoint was not saved. Lower training.learning_rate or "
-                "training.max_grad_norm, and run the same command to go on from the last checkpoint"
-            )
-        if state:
-            safetensors.torch.save_file(state, folder / WEIGHTS_FILE)
+    def snapshot(self) -> Snapshot:
+        """Copy this rank's share of the optimizer state, and on rank 0 the weights, to the host. Every rank must call it."""
+        with TemporaryDirectory() as folder:  # for what DeepSpeed writes beside them: folders, and converters as code
+            self._engine.save_checkpoint(f"{folder}/{OPTIMIZER_FOLDER}", tag=STATE_TAG, save_latest=False)
+            kept, self._engine.checkpoint_engine.states = self._engine.checkpoint_engine.states, {}
+        return Snapshot({str(Path(path).relative_to(folder)): state for path, state in kept.items()}, self.weights())
 
     def load(self, folder: Path, *, universal: bool) -> None:
         """Go on from `folder`: weights and optimizer state. Every rank must call it."""
@@ -210,22 +212,27 @@ def build_engine(
 ) -> Engine:
     """Put `model` on `device` under DeepSpeed; torch.distributed must be initialised."""
     deepspeed = import_deepspeed(device.type)
+    from .checkpoint_engine import Snapshots
+
     deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
     if hardware.compile_model and device.type == "cuda":
         model.compile_parts()
     model.to(device)
     groups = parameter_groups(model, training)
-    optimizer = build_optimizer(groups, training)
+    sharded = hardware.zero_stage > 0
+    optimizer = build_optimizer(groups, training, sharded=sharded)
     # ZeRO clips Muon's updates, whose norm is their own and not the gradient's, and so would only shrink the steps.
-    updates_clipped = training.optimizer == "muon" and hardware.zero_stage > 0
-    max_grad_norm = None if updates_clipped else training.max_grad_norm
+    zero_clips = sharded and training.optimizer != "muon"
     config = deepspeed_config(
-        hardware, batch_size=training.batch_size, accumulation_steps=accumulation_steps, max_grad_norm=max_grad_norm, universal=universal
+        hardware, batch_size=training.batch_size, accumulation_steps=accumulation_steps,
+        max_grad_norm=training.max_grad_norm if zero_clips else None, universal=universal,
     )
     if training.optimizer == "muon":
         config["zero_optimization"]["reduce_scatter"] = False  # else ZeRO 3 would orthogonalize pieces of a matrix
     engine, *_ = deepspeed.initialize(model=Autocast(model, precision, device.type), optimizer=optimizer, config=config)
-    return Engine(deepspeed, engine, optimizer, [group.rate_factor for group in groups], model, hardware.zero_stage)
+    engine.checkpoint_engine = Snapshots()
+    factors = [group.rate_factor for group in groups]
+    return Engine(deepspeed, engine, optimizer, factors, model, hardware.zero_stage, training.max_grad_norm)
 
 
 def make_universal(folder: Path, device_type: str) -> None:

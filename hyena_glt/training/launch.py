@@ -8,30 +8,35 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import ray
 import ray.train
-from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ..config import Config, config_from_dict, config_to_dict
-from ..errors import ClusterError, ConfigError, HyenaError
+from ..errors import ClusterError, ConfigError
+from .checkpoint import newest_step
+from .failures import is_out_of_memory, may_pass, raise_ours, reason
+from .gang import Gang, await_gang
 from .loop import train
 from .orders import Orders
 from .probe import Timing, probe, read_timing
-from .worker import ray_worker
+from .worker import WITHDRAWN, ray_worker
 
 RAY_FOLDER = ".ray"
 """Ray Train's own bookkeeping inside the run folder; checkpoints are ours, so nothing in it is needed to go on."""
 
-MISTAKES = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError, TypeError, ValueError,
-)
-"""What a worker raises for a mistake in code or settings, which a restart would meet again."""
+CONTROLLER_ENVIRONMENT = {
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # seconds of a notice are steps
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # a new node may still be loading its image
+}
+"""What Ray Train's controller reads; a value that the user has set stays."""
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -58,35 +63,37 @@ def require_own_gpus(cfg: Config, *, workers: int, use_gpu: bool) -> None:
 def train_on_ray(
     cfg: Config, run: Path, *, workers: int, use_gpu: bool, bytes_needed: Callable[[int], int], orders: Orders | None = None
 ) -> None:
-    """Train until the run has ended; ClusterError if workers fail more often than `cluster.max_failures`.
+    """Train until the run has ended; ClusterError where `cluster.max_failures` restarts brought no new checkpoint.
 
     Restarts are made here and not by Ray Train, because bad data or a bad setting would fail the same way each time. Where a worker runs
-    out of memory the next start has smaller micro-batches and more of them; `bytes_needed` estimates what `batch_size` rows take.
-    `orders` lets another thread hold or stop the run.
+    out of memory the next start has smaller micro-batches and more of them; `bytes_needed` estimates what `batch_size` rows take. Where
+    a node is withdrawn, the workers have saved and left, and the next start takes what room there is. `orders` lets another thread hold
+    or stop the run.
     """
-    orders, attempt = orders or Orders(run), 0
+    orders, failures = orders or Orders(run), 0
+    saved = newest_step(run)
     while True:
         try:
-            _fit_once(cfg, run, orders, workers=workers, use_gpu=use_gpu)
-            return
-        except ray.train.WorkerGroupError as error:
-            _raise_if_ours(error)
-            reason = _first_reason(error)
-            if any(map(_is_out_of_memory, _causes(error))):
-                cfg = _with_smaller_batches(cfg, bytes_needed, reason)
+            if _fit_once(cfg, run, orders, workers=workers, use_gpu=use_gpu) != WITHDRAWN:
+                return
+            log.warning("a node is being withdrawn; its workers have saved, and the run goes on elsewhere")
+            continue
+        except ray.train.TrainingFailedError as error:
+            raise_ours(error)
+            if is_out_of_memory(error):
+                cfg = _with_smaller_batches(cfg, bytes_needed, reason(error))
                 continue
-            if not _may_pass(error):
-                raise ClusterError(f"training stopped on an error that a restart would meet again: {reason}") from error
-            if attempt == cfg.cluster.max_failures:
+            if not may_pass(error):
+                raise ClusterError(f"training stopped on an error that a restart would meet again: {reason(error)}") from error
+            before, saved = saved, newest_step(run)
+            failures = 1 if saved != before else failures + 1
+            if failures > cfg.cluster.max_failures:
                 raise ClusterError(
-                    f"training failed {attempt + 1} times, last by: {reason}. The same command goes on from the last checkpoint in {run}"
+                    f"training failed {failures} times without a checkpoint between, last by: {reason(error)}. The same command goes on "
+                    f"from the last checkpoint in {run}"
                 ) from error
-            attempt += 1
-            log.warning("a worker was lost (%s); going on from the last checkpoint, restart %d of %d",
-                        reason, attempt, cfg.cluster.max_failures)
-        except ray.train.ControllerError as error:
-            _raise_if_ours(error)
-            raise ClusterError(f"Ray Train could not run the job: {error.controller_failure}") from error
+            log.warning("a worker was lost (%s); going on from the last checkpoint, restart %d of %d until the next one",
+                        reason(error), failures, cfg.cluster.max_failures)
 
 
 def smaller_batch(batch_size: int, bytes_needed: Callable[[int], int]) -> int | None:
@@ -121,32 +128,35 @@ def probe_on_ray(cfg: Config, run: Path, *, workers: int, use_gpu: bool, steps: 
     """Time `steps` steps in a folder that holds no run; ClusterError where the workers fail."""
     try:
         _fit_once(cfg, run, Orders(run), workers=workers, use_gpu=use_gpu, probe_steps=steps)
-    except ray.train.WorkerGroupError as error:
-        _raise_if_ours(error)
-        raise ClusterError(f"the probe of {steps} steps failed: {_first_reason(error)}") from error
+    except ray.train.TrainingFailedError as error:
+        raise_ours(error)
+        raise ClusterError(f"the probe of {steps} steps failed: {reason(error)}") from error
     return read_timing(run)
 
 
-def _fit_once(cfg: Config, run: Path, orders: Orders, *, workers: int, use_gpu: bool, probe_steps: int | None = None) -> None:
+def _fit_once(cfg: Config, run: Path, orders: Orders, *, workers: int, use_gpu: bool, probe_steps: int | None = None) -> str | None:
+    """One start of the run; returns why it ended."""
+    resources = {"CPU": float(cfg.cluster.cpus_per_worker)} | ({"GPU": cfg.cluster.gpus_per_worker} if use_gpu else {})
+    await_gang(Gang(workers, resources), timeout_s=cfg.cluster.start_timeout_s)
     storage, token = run / RAY_FOLDER, orders.start()
     trainer = TorchTrainer(
         _train_on_worker,
         train_loop_config={"config": config_to_dict(cfg), "run": str(run), "token": token, "probe_steps": probe_steps},
-        torch_config=TorchConfig(backend=_backend(cfg, use_gpu)),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=use_gpu,
-            resources_per_worker={"CPU": cfg.cluster.cpus_per_worker} | ({"GPU": cfg.cluster.gpus_per_worker} if use_gpu else {}),
-        ),
+        torch_config=TorchConfig(backend=_backend(cfg, use_gpu), timeout_s=cfg.cluster.collective_timeout_s),
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
         run_config=ray.train.RunConfig(
             name=token, storage_path=str(storage),
-            failure_config=ray.train.FailureConfig(max_failures=0),
+            # Every failure comes back to `train_on_ray`; by default Ray Train would start again by itself after some, unseen.
+            failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             worker_runtime_env={"env_vars": _worker_environment(cfg, use_gpu)},
         ),
     )
+    for name, value in CONTROLLER_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         with stop_on_interrupt(orders.stop):
-            in_thread(trainer.fit)
+            return in_thread(trainer.fit).return_value
     finally:
         shutil.rmtree(storage, ignore_errors=True)
 
@@ -164,34 +174,32 @@ def _worker_environment(cfg: Config, use_gpu: bool) -> dict[str, str]:
     return environment | ({} if use_gpu else {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""})
 
 
-def _train_on_worker(settings: dict[str, Any]) -> None:
-    """What each worker runs; only plain values cross the wire."""
+def _train_on_worker(settings: dict[str, Any]) -> str | None:
+    """What each worker runs, and why it ended; only plain values cross the wire."""
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     cfg, worker = config_from_dict(settings["config"]), ray_worker(settings["run"], settings["token"])
     if settings["probe_steps"]:
         probe(cfg, worker, settings["probe_steps"])
-    else:
-        train(cfg, worker)
+        return None
+    return train(cfg, worker).stopped_by
 
 
-def in_thread(function: Callable[[], object]) -> None:
-    """Run `function` beside the main thread, which stays free for signals and does not hand them to Ray Train."""
-    outcome: list[BaseException] = []
+def in_thread(function: Callable[[], T]) -> T:
+    """Call `function` beside the main thread, which stays free for signals and does not hand them to Ray Train."""
+    outcome: Future[T] = Future()
 
     def call() -> None:
         try:
-            function()
-        except BaseException as error:  # raised again below, in the thread that waits
-            outcome.append(error)
+            outcome.set_result(function())
+        except BaseException as error:  # raised again in the thread that waits
+            outcome.set_exception(error)
 
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(timeout=0.2)
-    if outcome:
-        raise outcome[0]
+    threading.Thread(target=call, daemon=True).start()
+    while not outcome.done():
+        wait([outcome], timeout=0.2)
+    return outcome.result()
 
 
 @contextmanager
@@ -212,50 +220,3 @@ def stop_on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception and all that led to it, those of single workers included."""
-    seen: set[int] = set()
-    queue: list[BaseException | None] = [error]
-    while queue:
-        current = queue.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        queue += [current.__cause__, getattr(current, "cause", None), getattr(current, "controller_failure", None)]
-        queue += list((getattr(current, "worker_failures", None) or {}).values())
-
-
-def _raise_if_ours(error: BaseException) -> None:
-    """Raise the HyenaError inside, if there is one: it is a sentence for the user, and a retry would not help."""
-    for cause in _causes(error):
-        if isinstance(cause, HyenaError):
-            raise cause from None
-
-
-def _may_pass(error: ray.train.WorkerGroupError) -> bool:
-    """Whether a restart may help.
-
-    Ray, torch and the network report a lost process, node, device or connection by many classes, so the failures that stay are named
-    instead: mistakes in code.
-    """
-    return not any(_stays(cause) for cause in _causes(error))
-
-
-def _stays(failure: BaseException) -> bool:
-    return isinstance(failure, MISTAKES) and not isinstance(failure, RayError)
-
-
-def _is_out_of_memory(failure: BaseException) -> bool:
-    """On a GPU, or on a CPU where the allocator is refused memory; the kernel's killer shows as a lost worker instead."""
-    return type(failure).__name__ == "OutOfMemoryError" or isinstance(failure, MemoryError) or "not enough memory" in str(failure)
-
-
-def _first_reason(error: ray.train.WorkerGroupError) -> str:
-    rank, failure = next(iter(error.worker_failures.items()))
-    text = str(failure).strip().splitlines()
-    return f"worker {rank}: {type(failure).__name__}: {text[0] if text else ''}"
-
-

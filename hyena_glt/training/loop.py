@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import gc
 import math
+import time
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from ..config import Config, dump_config
 from ..data.batches import Batch, EvaluationBatches, load
 from ..data.dataset import Rows
+from ..data.manifest import TOKENIZER
 from ..errors import ClusterError
-from .checkpoint import (
-    BEST,
-    CheckpointInfo,
-    Progress,
-    atomic_write,
-    clear_staging_folder,
-    commit,
-    finished,
-    newest_whole,
-    point,
-    prune,
-    read_info,
-    staging_folder,
-    step_name,
-)
+from .checkpoint import BEST, CheckpointInfo, Progress, finished, read_info
 from .guard import MAX_BAD_STEPS, after_evaluation, after_good_step, fault, is_guarded, is_impatient, stage_ended
 from .metrics import (
     ROLLED_BACK,
@@ -41,10 +31,11 @@ from .metrics import (
     peak_flops,
 )
 from .precision import next_loss_scale
-from .prepare import Run, prepare
+from .prepare import Run, find_checkpoint, prepare
+from .saver import Wanted
 from .statistics import observed, statistics
 from .timeline import Stage
-from .worker import Worker
+from .worker import INTERRUPTED, WITHDRAWN, Worker
 
 LOWER_RATE = (
     "Lower training.learning_rate or training.max_grad_norm, set training.on_bad_step to skip or roll_back, or check the data, and run "
@@ -92,22 +83,24 @@ def _train(run: Run) -> Progress:
             run.engine.set_dropout(run.cfg.model.dropout if stage.dropout is None else stage.dropout)
         rate = stage.rate(step)
         stop = take_step(run, rate)
-        reason = _end_reason(run, stop)
+        reason = "finished" if run.progress.step >= run.plan.total_steps else stop
         _log_if_due(run, rate, last=reason is not None)
         early = _evaluate_if_due(run, last=reason == "finished")
         _save_if_due(run, reason or early)
         reason = reason or early
+    run.saver.wait()
     _end_report(run)
     return run.progress
 
 
-def take_step(run: Run, rate: float) -> bool:
-    """One optimizer step on the weighted mean over all scored tokens of the global batch; returns whether a stop was asked for."""
+def take_step(run: Run, rate: float) -> str | None:
+    """One optimizer step on the weighted mean over all scored tokens of the global batch; returns why the run shall end with it."""
+    run.saver.check()
     with run.meter.waiting():
         batches = run.feed.next_step()
     domain_tokens = (sum(of_domain) for of_domain in zip(*(b.domain_tokens for b in batches), strict=True))
-    weight, stop, *tokens = run.worker.sum(
-        sum(b.total_weight for b in batches), float(run.worker.stop_requested(run.progress.step)), *domain_tokens
+    weight, stop, look, *tokens = run.worker.sum(
+        sum(b.total_weight for b in batches), run.worker.stop_requested(run.progress.step), run.worker.wants_to_look(), *domain_tokens
     ).tolist()
     run.engine.set_rate(rate)
     run.engine.scale_loss(run.progress.loss_scale)
@@ -116,12 +109,14 @@ def take_step(run: Run, rate: float) -> bool:
         good = _accumulate(run, batches, weight)
     if activations.report and good:
         run.write({"kind": "statistics", "step": run.progress.step + 1, **statistics(run.engine, activations)})
-    if good:
-        run.engine.step()
+    if good and not run.engine.step() and run.precision != "fp16":  # with fp16 it is the loss scale's business
+        _answer(run, "the gradient is not finite")
     run.progress = _advanced(run.progress, dict(zip(run.mixture.domains, map(int, tokens), strict=True)))
     if run.precision == "fp16":
         run.progress = next_loss_scale(run.progress, overflowed=run.engine.grad_norm() is None)
-    return stop > 0
+    if stop:
+        return INTERRUPTED
+    return WITHDRAWN if look and run.worker.is_withdrawn() else None
 
 
 def _accumulate(run: Run, batches: list[Batch], weight: float) -> bool:
@@ -160,7 +155,7 @@ def _is_good(run: Run, own_loss: torch.Tensor, weight: float) -> bool:
 def _answer(run: Run, found: str) -> None:
     """Say what was found at a bad step; skip it, go back to the last checkpoint, or stop."""
     progress, choice = run.progress, run.cfg.training.on_bad_step
-    checkpoint = newest_whole(run.worker.run, []) if choice == "roll_back" else None
+    checkpoint = _last_checkpoint(run) if choice == "roll_back" else None
     number = progress.step + 1
     if choice == "stop" or progress.bad_steps >= MAX_BAD_STEPS or (choice == "roll_back" and checkpoint is None):
         many = f", the {MAX_BAD_STEPS + 1}th bad step in a row" if progress.bad_steps >= MAX_BAD_STEPS else ""
@@ -183,16 +178,17 @@ def _answer(run: Run, found: str) -> None:
     ))
 
 
+def _last_checkpoint(run: Run) -> Path | None:
+    """The newest whole checkpoint, on all ranks the same, once that which is being written is whole too."""
+    run.saver.wait()
+    run.worker.barrier()
+    return find_checkpoint(run.worker, [])
+
+
 def _advanced(progress: Progress, tokens: dict[str, int]) -> Progress:
     """One step on, with the tokens of each domain."""
     domain_tokens = {name: progress.domain_tokens.get(name, 0) + number for name, number in tokens.items()}
     return replace(progress, step=progress.step + 1, tokens=progress.tokens + sum(tokens.values()), domain_tokens=domain_tokens)
-
-
-def _end_reason(run: Run, stop: bool) -> str | None:
-    if run.progress.step >= run.plan.total_steps:
-        return "finished"
-    return "interrupted" if stop else None
 
 
 def _log_if_due(run: Run, rate: float, *, last: bool) -> None:
@@ -201,6 +197,7 @@ def _log_if_due(run: Run, rate: float, *, last: bool) -> None:
     due = any(run.progress.step % every == 0 for every in (intervals.log_interval, intervals.eval_interval, intervals.save_interval))
     if not (due or last or _epoch_mark(run)):  # before each save too, so that no checkpoint holds weights that are not finite
         return
+    run.write_saves()
     meter, run.meter = run.meter, Meter()
     total = Meter(*run.worker.sum(*meter.sums()).tolist(), meter.started)
     grad_norm = run.engine.grad_norm()
@@ -212,6 +209,7 @@ def _log_if_due(run: Run, rate: float, *, last: bool) -> None:
         **loss_metrics(total.mean_loss, total.accuracy, run.mixture.tokenizer, causal=run.objective.causal), **_drawn(run),
         "learning_rate": rate, "grad_norm": grad_norm,
         "tokens_per_s": total.tokens_per_s(), "loader_wait_share": meter.loader_wait_share(),
+        "save_stalled_s": meter.stalled_s,
         **_mfu(run, total.tokens_per_s()), **device_metrics(run.worker.device),
         "skipped_steps": run.engine.skipped_steps(), **({"loss_scale": run.progress.loss_scale} if run.precision == "fp16" else {}),
     })
@@ -302,21 +300,14 @@ def _measure(run: Run, rows: Rows) -> Meter:
 
 def _save_if_due(run: Run, reason: str | None) -> None:
     """Save every `save_interval` steps, at the end of the run, at each best evaluation and every `save_epochs` epochs."""
-    logging, step = run.cfg.logging, run.progress.step
-    best = run.progress.best_step == step
-    epoch = _epoch_mark(run)
-    regular = step % logging.save_interval == 0
+    best, epoch = run.progress.best_step == run.progress.step, _epoch_mark(run)
+    regular = run.progress.step % run.cfg.logging.save_interval == 0
     if not (regular or reason or best or epoch):
         return
+    began = time.monotonic()
     with run.meter.paused():
-        save(run, reason, regular=regular)
-    if not run.worker.leads:
-        return
-    if best:
-        point(run.worker.run, BEST, step_name(step))
-    if epoch:
-        point(run.worker.run, f"epoch_{epoch}", step_name(step))
-    prune(run.worker.run, keep=logging.keep_checkpoints)
+        save(run, reason, regular=regular, pointers=([BEST] if best else []) + ([f"epoch_{epoch}"] if epoch else []))
+    run.meter.stalled_s += time.monotonic() - began
 
 
 def _epoch_mark(run: Run) -> int | None:
@@ -328,24 +319,17 @@ def _epoch_mark(run: Run) -> int | None:
     return now * every if now > before else None
 
 
-def save(run: Run, reason: str | None, *, regular: bool) -> None:
-    """All ranks write their share, then rank 0 commits."""
-    worker, staged = run.worker, staging_folder(run.worker.run, run.progress.step)
+def save(run: Run, reason: str | None, *, regular: bool, pointers: Sequence[str] = ()) -> None:
+    """Copy the state of all ranks and let it be written behind the next steps, once the checkpoint before is whole."""
+    run.saver.wait()
     progress = replace(run.progress, worker_seconds=run.worker_seconds())
-    if worker.leads:
-        clear_staging_folder(worker.run, run.progress.step)
-    worker.barrier()
-    run.engine.save(staged)
-    worker.barrier()
-    if worker.leads:
-        atomic_write(staged / "config.yaml", dump_config(run.cfg))
-        run.mixture.tokenizer.save(staged / "tokenizer.json")
-        commit(worker.run, CheckpointInfo(
-            progress=finished(progress, reason) if reason else progress, world_size=worker.world_size,
-            zero_stage=run.cfg.hardware.zero_stage, global_rows=run.plan.global_rows,
-            data_checksum=run.mixture.checksum(), regular=regular,
-        ))
-    worker.barrier()
+    info = CheckpointInfo(
+        progress=finished(progress, reason) if reason else progress, world_size=run.worker.world_size,
+        zero_stage=run.cfg.hardware.zero_stage, global_rows=run.plan.global_rows, data_checksum=run.data_checksum, regular=regular,
+    )
+    texts = {"config.yaml": dump_config(run.cfg), TOKENIZER: run.mixture.tokenizer.to_json()} if run.worker.leads else {}
+    wanted = Wanted(info=info, texts=texts, pointers=tuple(pointers), keep=run.cfg.logging.keep_checkpoints)
+    run.saver.begin(run.engine.snapshot(), wanted)
     run.progress = finished(run.progress, reason) if reason else run.progress
 
 
@@ -367,6 +351,7 @@ def _start_report(run: Run) -> None:
 
 
 def _end_report(run: Run) -> None:
+    run.write_saves()
     device = "gpu" if run.worker.device.type == "cuda" else "cpu"
     hours = run.worker_seconds() * run.cfg.cluster.devices_per_worker(device == "gpu") / 3600.0
     cost = {f"{device}_hours": hours, f"tokens_per_{device}_hour": run.progress.tokens / hours}

@@ -1,6 +1,6 @@
 """What a run reports, and where: metrics.jsonl, TensorBoard, W&B. Rank 0 writes; runs on the workers.
 
-Every report is one flat dict of plain numbers and strings. `kind` is "start", "train", "eval", "statistics", "warning" or "end".
+Every report is one flat dict of plain numbers and strings. `kind` is "start", "train", "eval", "save", "statistics", "warning" or "end".
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 
 from ..config.tree import LoggingConfig
 from ..data.batches import Batch
+from ..files import naming
 from ..tokenizers import Tokenizer
 
 Report = dict[str, Any]
@@ -98,6 +99,8 @@ class Meter:
     started: float = field(default_factory=time.monotonic)
     waited_s: float = 0.0
     """Seconds in which this worker waited for the loader."""
+    stalled_s: float = 0.0
+    """Seconds in which training stood still for checkpoints."""
 
     def add(self, loss_sum: torch.Tensor, hits: torch.Tensor, batch: Batch) -> None:
         """Add one micro-step's sums."""
@@ -151,14 +154,16 @@ class RunLog:
         path = run / METRICS_FILE
         if path.exists():
             os.truncate(path, whole_size(path))  # else the next report would be glued to what a crash cut short
-        self._file = path.open("a")
+        self._file = path.open("ab", buffering=0)
+        self._unwritten = b""
         self._board = _tensorboard(run) if cfg.use_tensorboard else None
         self._wandb = _wandb(run, cfg, settings) if cfg.use_wandb else None
 
     def write(self, report: Report) -> None:
-        """One report, everywhere."""
-        self._file.write(json.dumps(report) + "\n")
-        self._file.flush()
+        """One report, everywhere. What the storage refuses to take now goes with the next one."""
+        self._unwritten += json.dumps(report).encode() + b"\n"
+        with suppress(OSError):
+            self._flush()
         step = int(report.get("step") or 0)
         kind = str(report["kind"])
         scalars = {f"{kind}/{k}": v for k, v in report.items() if isinstance(v, int | float) and k != "step"}
@@ -168,19 +173,26 @@ class RunLog:
         if self._wandb and kind in ("train", "eval"):
             self._wandb.log(scalars, step=step)
 
+    def _flush(self) -> None:
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+
     def close(self) -> None:
-        """Flush everything."""
-        self._file.close()
+        """Flush everything; StorageError where the storage still refuses it."""
         if self._board:
-            self._board.close()
+            with suppress(OSError):
+                self._board.close()
         if self._wandb:
             self._wandb.finish()
+        with self._file, naming(Path(self._file.name)):
+            self._flush()
 
 
 def _tensorboard(run: Path) -> Any:
     from tensorboardX import SummaryWriter
 
-    return SummaryWriter(str(run / "logs"))
+    # No limit to its queue: the thread that empties it ends where the disk is full, and a full queue would then hold the training.
+    return SummaryWriter(str(run / "logs"), max_queue=0)
 
 
 def _wandb(run: Path, cfg: LoggingConfig, settings: dict[str, object]) -> Any:

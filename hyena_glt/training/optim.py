@@ -60,11 +60,11 @@ def _kind_factor(parameter: nn.Parameter, decays: bool, cfg: TrainingConfig) -> 
     return 1.0
 
 
-def build_optimizer(groups: list[Group], cfg: TrainingConfig) -> torch.optim.Optimizer:
+def build_optimizer(groups: list[Group], cfg: TrainingConfig, *, sharded: bool) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter, 2019), Lion (Chen et al., 2023) or Muon (Jordan et al., 2024) over `groups`.
 
     AdamW is torch's fused kernel, so that no node needs a compiler; Lion is lion-pytorch's; Muon is DeepSpeed's, which orthogonalizes the
-    matrices' momentum before ZeRO divides it, and gives the other groups to AdamW.
+    matrices' momentum before ZeRO divides it, and gives the other groups to AdamW. sharded: whether ZeRO divides anything.
     """
     options = [{"params": group.parameters, "weight_decay": group.weight_decay} for group in groups]
     betas = (cfg.adam_beta1, cfg.adam_beta2)
@@ -73,7 +73,7 @@ def build_optimizer(groups: list[Group], cfg: TrainingConfig) -> torch.optim.Opt
             return torch.optim.AdamW(options, lr=cfg.learning_rate, betas=betas, eps=cfg.adam_epsilon, fused=True)
         case "lion":
             return _lion()(options, lr=cfg.learning_rate, betas=betas)
-    return _muon(groups, cfg)
+    return _muon(groups, cfg, sharded)
 
 
 def _lion() -> type[torch.optim.Optimizer]:
@@ -84,10 +84,12 @@ def _lion() -> type[torch.optim.Optimizer]:
     return Lion
 
 
-def _muon(groups: list[Group], cfg: TrainingConfig) -> torch.optim.Optimizer:
+def _muon(groups: list[Group], cfg: TrainingConfig, sharded: bool) -> torch.optim.Optimizer:
     if not torch.cuda.is_available():
         torch.compiler.set_stance("force_eager")  # DeepSpeed compiles its kernel, and a laptop may have no compiler
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
+
+    from .muon import Muon
 
     options = []
     for group in groups:
@@ -97,7 +99,8 @@ def _muon(groups: list[Group], cfg: TrainingConfig) -> torch.optim.Optimizer:
         options.append({
             "params": group.parameters, "use_muon": group.by_muon, "weight_decay": group.weight_decay, "lr": cfg.learning_rate, **own,
         })
-    return MuonWithAuxAdam(options, adam_optimizer=torch.optim.AdamW, adam_optimizer_kwargs={"fused": True})
+    kind = MuonWithAuxAdam if sharded else Muon
+    return kind(options, adam_optimizer=torch.optim.AdamW, adam_optimizer_kwargs={"fused": True})
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float, factors: list[float]) -> None:

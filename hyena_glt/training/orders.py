@@ -51,6 +51,12 @@ class Orders:
         atomic_write(self._file, f"{self._token} {self._order}".strip())
 
 
+def read_order(run: Path) -> tuple[str, str]:
+    """(Token of the start that the run folder belongs to, what it is told)."""
+    token, _, order = (run / OWNER_FILE).read_text().strip().partition(" ")
+    return token, order
+
+
 def held_at(order: str, step: int) -> bool:
     """Whether `order` holds a run that has done `step` steps."""
     return order.startswith(UNTIL) and step >= int(order.removeprefix(UNTIL))

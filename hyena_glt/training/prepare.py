@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,12 +19,25 @@ from ..data.mixture import Mixture, open_training, open_validation
 from ..model import build_model
 from ..model.weights import load_weights
 from ..objectives import Objective, build_objective
-from .checkpoint import WEIGHTS_FILE, CheckpointInfo, Progress, newest_whole, read_info, resolve_checkpoint
+from .checkpoint import (
+    CHECKPOINTS,
+    PASSED_OVER,
+    WEIGHTS_FILE,
+    CheckpointInfo,
+    Progress,
+    damage,
+    newest_whole,
+    read_info,
+    resolve_checkpoint,
+    step_name,
+    step_of,
+)
 from .engine import Engine, build_engine, make_universal
 from .feed import Course, Feed
 from .metrics import Meter, Report, RunLog
 from .plan import Plan, plan_run
 from .precision import choose_precision, initial_loss_scale
+from .saver import Saver
 from .worker import Worker
 
 
@@ -43,7 +57,9 @@ class Run:
     precision: str
     progress: Progress
     num_parameters: int
+    data_checksum: str
     feed: Feed
+    saver: Saver
     meter: Meter = field(default_factory=Meter)
     entered: float = field(default_factory=time.monotonic)
     _seconds_before: float = 0.0
@@ -57,6 +73,11 @@ class Run:
         if self.log:
             self.log.write(report)
 
+    def write_saves(self) -> None:
+        """What has become of the checkpoints since the last call."""
+        for report in self.saver.take_reports():
+            self.write(report)
+
     def replan(self) -> Plan:
         """The plan with what plateaus have moved so far."""
         return plan_run(
@@ -64,8 +85,9 @@ class Run:
         )
 
     def close(self) -> None:
-        """End the loader's processes and the logs."""
+        """End the loader's processes, what is still being written, and the logs."""
         self.feed.close()
+        self.saver.close()
         if self.log:
             self.log.close()
 
@@ -75,7 +97,7 @@ def prepare(cfg: Config, worker: Worker, rolled_back: Progress | None = None) ->
     mixture, validation = open_training(cfg.data), open_validation(cfg.data)
     objective = build_objective(only_task(cfg.tasks), mixture.tokenizer)
     warnings: list[str] = []
-    found = newest_whole(worker.run, warnings)
+    found = find_checkpoint(worker, warnings)
     info = read_info(found) if found else None
     moves, global_rows = (info.progress.moves, info.global_rows) if info else ({}, None)
     plan = plan_run(cfg, mixture, world_size=worker.world_size, global_rows=global_rows, moves=moves)
@@ -85,30 +107,54 @@ def prepare(cfg: Config, worker: Worker, rolled_back: Progress | None = None) ->
     engine, progress = _restore(cfg, worker, plan, model, precision, found, info)
     progress = rolled_back or progress
     log = RunLog(worker.run, cfg.logging, settings=config_to_dict(cfg)) if worker.leads else None
+    checksum = mixture.checksum()
+    feed = _open_feed(cfg, worker, plan, mixture, objective, progress, checksum)
+    saver = Saver(worker.run, worker.token, worker.rank, worker.world_size, cfg.logging.save_retry_s)
     run = Run(
-        cfg, worker, plan, engine, objective, mixture, validation, log, precision, progress, num_parameters,
-        _open_feed(cfg, worker, plan, mixture, objective, progress), _seconds_before=progress.worker_seconds,
+        cfg, worker, plan, engine, objective, mixture, validation, log, precision, progress, num_parameters, checksum, feed, saver,
+        _seconds_before=progress.worker_seconds,
     )
     for warning in warnings:
         run.write({"kind": "warning", "step": progress.step, "message": warning})
     return run
 
 
-def _open_feed(cfg: Config, worker: Worker, plan: Plan, mixture: Mixture, objective: Objective, progress: Progress) -> Feed:
+def find_checkpoint(worker: Worker, warnings: list[str]) -> Path | None:
+    """The newest checkpoint whose every file is as it was written, or None; on rank 0 a sentence for each that was passed over.
+
+    Rank 0 chooses, for all must go on from the same one; each rank reads a part of its files. Every rank must call it.
+    """
+    before = math.inf
+    while True:
+        chosen = newest_whole(worker.run, warnings, before=before) if worker.leads else None
+        step = int(worker.sum(step_of(chosen) if chosen else -1 if worker.leads else 0))
+        if step < 0:
+            return None
+        folder = worker.run / CHECKPOINTS / step_name(step)
+        if not int(worker.sum(damage(folder, part=worker.rank, parts=worker.world_size) is not None)):
+            return folder
+        if worker.leads:
+            warnings.append(f"{PASSED_OVER}: {damage(folder)}")
+        before = step
+
+
+def _open_feed(
+    cfg: Config, worker: Worker, plan: Plan, mixture: Mixture, objective: Objective, progress: Progress, checksum: str
+) -> Feed:
     data, hardware, seed = cfg.data, cfg.hardware, cfg.training.seed
     batches = TrainingBatches(
-        mixture, objective, seed, data.shuffle_row_groups, build_augmentation(data, seed), _ranks(cfg, worker, mixture)
+        mixture, objective, seed, data.shuffle_row_groups, build_augmentation(data, seed), _ranks(cfg, worker, mixture, checksum)
     )
     course = Course(plan, mixture, data, seed, progress.skips)
     return Feed(batches, hardware.num_workers, hardware.pin_memory and worker.device.type == "cuda", worker.rank, course, progress.step)
 
 
-def _ranks(cfg: Config, worker: Worker, mixture: Mixture) -> Path | None:
+def _ranks(cfg: Config, worker: Worker, mixture: Mixture, checksum: str) -> Path | None:
     """The file of the rows' difficulty where the curriculum needs it; rank 0 writes it at the first start."""
     if cfg.curriculum is None or cfg.curriculum.difficulty is None:
         return None
     measure = cfg.curriculum.difficulty.measure
-    path = worker.run / f"difficulty_{measure}_{mixture.checksum()[:16]}.npz"
+    path = worker.run / f"difficulty_{measure}_{checksum[:16]}.npz"
     if worker.leads and not path.exists():
         write_ranks(path, mixture, measure)
     worker.barrier()

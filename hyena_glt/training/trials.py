@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..config import Config, config_from_dict, config_to_dict
+from ..config.dump import plain
 from ..errors import CheckpointError
 from ..files import atomic_write
 from .metrics import Report
@@ -116,6 +117,6 @@ def trial_config(base: Config, settings: Mapping[str, Any], run: Path | None) ->
         for inner in sections:
             section[inner] = section.get(inner) or {}  # an optional section that is off
             section = section[inner]
-        section[name] = list(value) if isinstance(value, tuple) else value
+        section[name] = plain(value)
     tree["training"]["output_dir"] = str(run) if run else None
     return config_from_dict(tree | {"tune": None})

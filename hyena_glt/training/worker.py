@@ -14,12 +14,16 @@ import torch.distributed as dist
 
 from ..errors import ClusterError
 from .metrics import Report
-from .orders import OWNER_FILE, STOP, held_at
+from .orders import STOP, held_at, read_order
 
 HOLD_POLL_S = 0.02
+LOOK_S = 1.0
+"""Between two questions whether a node is being withdrawn; each makes all workers wait for each other."""
+INTERRUPTED, WITHDRAWN = "interrupted", "withdrawn"
+"""Why a run ends before its last step: the driver asked for it, or the cluster takes a node away."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Worker:
     """One training process; torch.distributed is initialised."""
 
@@ -31,6 +35,7 @@ class Worker:
     token: str
     """The start that this worker belongs to."""
     reports_to_ray: bool = False
+    _next_look: float = 0.0
 
     @property
     def leads(self) -> bool:
@@ -56,12 +61,25 @@ class Worker:
         if not self.leads:
             return False
         while True:
-            owner, _, order = (self.run / OWNER_FILE).read_text().strip().partition(" ")
+            owner, order = read_order(self.run)
             if owner != self.token:
                 raise ClusterError(f"{self.run} was taken over by a later start of this run")
             if not held_at(order, step):
                 return order == STOP
             time.sleep(HOLD_POLL_S)
+
+    def wants_to_look(self) -> bool:
+        """Whether all ranks shall ask now if a node is being withdrawn; rank 0 says so."""
+        if not (self.leads and self.reports_to_ray) or time.monotonic() < self._next_look:
+            return False
+        self._next_look = time.monotonic() + LOOK_S
+        return True
+
+    def is_withdrawn(self) -> bool:
+        """Whether the cluster has announced that it takes away a node of this run. A barrier: every rank must call it."""
+        import ray.train
+
+        return ray.train.get_preemption_info() is not None
 
     def report(self, report: Report) -> None:
         """Hand plain numbers to Ray Train, for its dashboard and for Tune. A barrier: every rank must call it."""

@@ -5,8 +5,7 @@
     python tests/benchmarks/length_study.py run DATA OUT      # four sweeps by the command line, each as `hyena-glt sweep`
     python tests/benchmarks/length_study.py table OUT         # results/length_study.{json,md} from what they left
 
-A trial takes the same rows in the same order whatever its lengths; it is compared at equal tokens by its last validation, and at equal
-time by the validation curve at the time that the fastest trial of its data needed.
+A trial takes the same rows in the same order whatever its lengths; it is compared at equal tokens, by its last validation.
 """
 
 from __future__ import annotations
@@ -19,9 +18,10 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
-import numpy as np
+from page import write_page
 from scipy.stats import t as student
 
 from hyena_glt.evaluation.run_folder import reports_that_count
@@ -82,33 +82,26 @@ def interval(values: list[float]) -> str:
     return f"{mean:.4f} ± {half:.4f}"
 
 
-def at_time(one: Record, seconds: float) -> float:
-    """Bits per base at a time, on the line between two validations."""
-    times, _, bits = zip(*one["curve"], strict=True)
-    return float(np.interp(seconds, times, bits))
-
-
 def length_rows(trials: list[Record]) -> list[list[str]]:
     """A row for each choice of lengths; differences are from the full length throughout, seed by seed."""
-    finished = [one for one in trials if one["status"] == "finished"]
-    seconds = min(one["curve"][-1][0] for one in finished)
     by_lengths: dict[str, dict[int, Record]] = defaultdict(dict)
-    for one in finished:
-        by_lengths["-".join(map(str, dict.fromkeys(one["settings"][LENGTHS])))][one["settings"][SEED]] = one
+    for one in trials:
+        if one["status"] == "finished":
+            by_lengths["-".join(map(str, dict.fromkeys(one["settings"][LENGTHS])))][one["settings"][SEED]] = one
     full = max(by_lengths, key=lambda name: (name.count("-") == 0, int(name.split("-")[0])))
+    base = {seed: bits(one) for seed, one in by_lengths[full].items()}
     rows = []
     for name, seeds in by_lengths.items():
-        tokens = {seed: one["curve"][-1][2] for seed, one in seeds.items()}
-        time = {seed: at_time(one, seconds) for seed, one in seeds.items()}
-        base = by_lengths[full]
-        less = [tokens[seed] - base[seed]["curve"][-1][2] for seed in tokens if seed in base]
-        less_time = [time[seed] - at_time(base[seed], seconds) for seed in time if seed in base]
-        speed = statistics.median(one["tokens_per_s"] for one in seeds.values())
-        rows.append([
-            name, str(len(seeds)), f"{speed:,.0f}", interval(list(tokens.values())), "-" if name == full else interval(less),
-            interval(list(time.values())), "-" if name == full else interval(less_time),
-        ])
+        found = {seed: bits(one) for seed, one in sorted(seeds.items())}
+        less = [found[seed] - base[seed] for seed in found if seed in base]
+        seconds = ", ".join(f"{seeds[seed]['curve'][-1][0]:.0f}" for seed in found)
+        rows.append([name, str(len(seeds)), interval(list(found.values())), "-" if name == full else interval(less), seconds])
     return rows
+
+
+def bits(one: Record) -> float:
+    """Bits per base at the last validation."""
+    return float(one["curve"][-1][2])
 
 
 def rate_rows(sizes: dict[str, list[Record]]) -> list[list[str]]:
@@ -118,7 +111,7 @@ def rate_rows(sizes: dict[str, list[Record]]) -> list[list[str]]:
     for rate in rates:
         cells = []
         for trials in sizes.values():
-            found = [one["curve"][-1][2] for one in trials if one["settings"][RATE] == rate and one["status"] == "finished"]
+            found = [bits(one) for one in trials if one["settings"][RATE] == rate and one["status"] == "finished"]
             failed = sum(one["settings"][RATE] == rate and one["status"] == "failed" for one in trials)
             cells.append((interval(found) if found else "-") + (f" ({failed} failed)" if failed else ""))
         rows.append([f"{rate:g}", *cells])
@@ -132,8 +125,9 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 def table(out: Path, results: Path) -> None:
     """results/length_study.{json,md} of the sweeps whose records lie in `out`."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("*.json"))}
-    header = ["lengths", "seeds", "tokens/s", "bits per base, equal tokens", "less the full length", "equal time", "less the full length"]
-    parts = ["# Curriculum of lengths, and the learning rate at two sizes", str(__doc__).strip().split("\n\n", 1)[1].replace("    ", "")]
+    header = ["lengths", "seeds", "bits per base, equal tokens", "less the full length", "seconds, seed by seed"]
+    _, commands, about = str(__doc__).strip().split("\n\n")
+    parts = ["# Curriculum of lengths, and the learning rate at two sizes", f"```sh\n{dedent(commands)}\n```", about]
     for name, trials in found.items():
         if name.startswith("lengths"):
             parts += [f"## Lengths, {name.removeprefix('lengths_')}", _facts(trials), markdown(header, length_rows(trials))]
@@ -144,7 +138,7 @@ def table(out: Path, results: Path) -> None:
     if missing := [name for name in SWEEPS if name not in found]:
         parts.append(f"Not run: {', '.join(missing)}.")
     (results / "length_study.json").write_text(json.dumps(found, indent=1) + "\n")
-    (results / "length_study.md").write_text("\n\n".join(parts) + "\n")
+    write_page(results / "length_study.md", "\n\n".join(parts))
 
 
 def _facts(trials: list[Record]) -> str:

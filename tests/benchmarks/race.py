@@ -5,7 +5,8 @@
     python tests/benchmarks/race.py DATA --hyenadna hyena-dna/standalone_hyenadna.py [--seconds 480] [--run "ours dropout=0.1" ...]
 
 Each contestant trains for --seconds on one device, all on the same rows in the same order with the same augmentation, in bf16 and
-compiled. The time runs from its first step; compiling (each length, training and evaluating) comes before it, evaluations are left out.
+compiled. The time runs from its first step; compiling (each length and dropout, training and evaluating) comes before it, evaluations
+are left out.
 Each scores the same held-out bases, in pieces as long as it was last trained on. A contestant is a process of its own, one a GPU at a
 time, as many at once as there are GPUs. `markov` counts on the CPU. Rows go to NAME.{json,md} below --out after each evaluation.
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from race_models import build, build_optimizers
+from race_models import build, build_optimizer
 from race_recipes import Recipe
 from torch import Tensor, nn
 
@@ -20,7 +20,9 @@ from hyena_glt.data.augment import build_augmentation
 from hyena_glt.data.batches import Batch, EvaluationBatches, Slice, TrainingBatches, load
 from hyena_glt.data.dataset import Rows
 from hyena_glt.data.mixture import open_training, open_validation
+from hyena_glt.model.block import set_dropout
 from hyena_glt.objectives.causal import CausalLM
+from hyena_glt.training.optim import set_rate
 
 Row = dict[str, Any]
 AHEAD = 2
@@ -94,7 +96,8 @@ class Race:
     recipe: Recipe
     setup: Setup
     model: nn.Module
-    optimizers: list[torch.optim.Optimizer]
+    optimizer: torch.optim.Optimizer
+    rate_factors: list[float]
     device: torch.device
     clock: Clock
     length: int = 0
@@ -113,16 +116,20 @@ class Race:
     def step(self, batch: Batch, share: float) -> None:
         """One optimizer step on the mean over the scored tokens."""
         self.length = self.recipe.length(share)
+        self.set_dropout(share)
         loss, _ = self.forward(batch, self.length)
         (loss / batch.num_scored).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm, foreach=True)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.recipe.rate(share)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        set_rate(self.optimizer, self.recipe.rate(share), self.rate_factors)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         self.loss += loss.detach()
         self.steps, self.tokens, self.scored = self.steps + 1, self.tokens + batch.num_tokens, self.scored + batch.num_scored
+
+    def set_dropout(self, share: float) -> None:
+        """Where it changes; else it stays as the model was built, for HyenaDNA's has modules without dropout."""
+        if len(self.recipe.dropout) > 1:
+            set_dropout(self.model, self.recipe.dropout_at(share))
 
     def evaluate(self, share: float) -> Row:
         """Bits per base of the held-out rows, in pieces as long as in training, and of the training rows since the last time."""
@@ -146,14 +153,14 @@ class Race:
 
 def run(label: str, recipe: Recipe, setup: Setup, save: Callable[[Row], None]) -> Row:
     """Train and evaluate; `save` gets the row after each evaluation, so that a run that is cut off leaves its figures."""
-    torch._dynamo.config.recompile_limit = 64  # block kinds times lengths times training and evaluation share one code object
+    torch._dynamo.config.recompile_limit = 64  # block kinds times lengths, dropouts, training and evaluation share one code object
     device = torch.device(setup.device)
     entered = time.monotonic()
     stream = setup.stream(recipe.rows_per_step)
     first = next(stream)
     torch.manual_seed(setup.seed)
     model = build(recipe, length=first.inputs.shape[1], hyenadna=setup.hyenadna).to(device)
-    race = Race(recipe, setup, model, build_optimizers(model, recipe), device, Clock(device))
+    race = Race(recipe, setup, model, *build_optimizer(model, recipe), device, Clock(device))
     warm_up(race, first)
     row: Row = {
         "label": label, "recipe": {name: getattr(recipe, name) for name in recipe.__slots__}, "seed": setup.seed,
@@ -181,14 +188,16 @@ def train_until(race: Race, stream: Iterator[Batch], batch: Batch, share: float)
 
 
 def warm_up(race: Race, batch: Batch) -> None:
-    """Compile all that will run, at each length, training and evaluating; weights and optimizer stay as they are."""
-    for _, length in race.recipe.lengths:
+    """Compile all that will run, with each length and dropout, training and evaluating; weights and optimizer stay as they are."""
+    for share in race.recipe.changes():
+        length = race.recipe.length(share)
+        race.set_dropout(share)
         for _ in range(2):
-            (race.forward(batch, int(length))[0] / batch.num_scored).backward()
+            (race.forward(batch, length)[0] / batch.num_scored).backward()
         race.model.zero_grad(set_to_none=True)
         race.model.eval()
         with torch.no_grad():
-            race.forward(batch, int(length))
+            race.forward(batch, length)
         race.model.train()
     torch.manual_seed(race.setup.seed)
 

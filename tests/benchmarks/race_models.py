@@ -1,4 +1,4 @@
-"""The race's models, all called alike: (ids, padding, targets) -> (sum of the loss in nats, right ones); and their optimizers."""
+"""The race's models, all called alike: (ids, padding, targets) -> (sum of the loss in nats, right ones); and their optimizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hyena_glt.config.tree import ModelConfig, TrainingConfig
 from hyena_glt.model import build_model
 from hyena_glt.model.heads import cross_entropy
-from hyena_glt.training.optim import parameter_groups
+from hyena_glt.training import optim
 
 VOCAB_SIZE, NUM_IDS, ROWS = 4, 9, 16
 """Bases; with the specials; rows of the table."""
@@ -30,7 +30,8 @@ def build(recipe: Recipe, *, length: int, hyenadna: Path | None) -> nn.Module:
         return HyenaDNA(recipe, load_file(hyenadna), max(int(length) for _, length in recipe.lengths))
     cfg = ModelConfig(
         hidden_size=recipe.hidden_size, num_layers=recipe.num_layers, num_attention_heads=recipe.num_attention_heads,
-        intermediate_size=recipe.intermediate_size or None, max_position_embeddings=length, mixers=recipe.mixers, dropout=recipe.dropout,
+        intermediate_size=recipe.intermediate_size or None, max_position_embeddings=length, mixers=recipe.mixers,
+        dropout=recipe.dropout_at(0.0),
     )
     model = build_model(cfg, vocab_size=VOCAB_SIZE, causal=True)
     if recipe.compile_model:
@@ -46,7 +47,7 @@ class HyenaDNA(nn.Module):
         layer = {"emb_dim": 5, "filter_order": 64, "l_max": length + 2, "modulate": True, "w": 10, "lr_pos_emb": 0.0}
         self.model = published.HyenaDNAModel(
             d_model=recipe.hidden_size, n_layer=recipe.num_layers, d_inner=recipe.intermediate_size or 4 * recipe.hidden_size,
-            vocab_size=ROWS, layer=layer, embed_dropout=recipe.dropout, residual_in_fp32=True,
+            vocab_size=ROWS, layer=layer, embed_dropout=recipe.dropout_at(0.0), residual_in_fp32=True,
         )
         self._loss: Any = cross_entropy
         if recipe.compile_model:
@@ -84,22 +85,12 @@ def load_file(path: Path) -> ModuleType:
     return module
 
 
-def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """AdamW for all, or Muon for the matrices that decay and AdamW for the rest, at one learning rate.
-
-    Muon's update has the size of AdamW's (Liu et al., "Muon is scalable for LLM training", 2025), which is what lets them share it.
-    """
-    adam: dict[str, Any] = {"betas": (0.9, recipe.adam_beta2), "fused": True}
-    cfg = TrainingConfig(max_steps=1, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    groups: list[dict[str, Any]] = [
-        {"params": group.parameters, "weight_decay": group.weight_decay} for group in parameter_groups(model, cfg)
-    ]
-    if recipe.optimizer == "adamw":
-        return [torch.optim.AdamW(groups, lr=recipe.learning_rate, **adam)]
-    matrices = [p for p in groups[0]["params"] if p.ndim == 2]
-    rest = [p for p in groups[0]["params"] if p.ndim != 2]
-    others = [{"params": rest, "weight_decay": recipe.weight_decay}] if rest else []
-    return [
-        torch.optim.Muon(matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW([*others, *groups[1:]], lr=recipe.learning_rate, **adam),
-    ]
+def build_optimizer(model: nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimizer, list[float]]:
+    """The optimizer that `hyena-glt pretrain` would take, and the rate factors of its groups."""
+    own = {"muon_learning_rate": recipe.muon_learning_rate} if recipe.optimizer == "muon" else {}
+    cfg = TrainingConfig(
+        max_steps=1, optimizer=recipe.optimizer, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay,
+        adam_beta2=recipe.adam_beta2, **own,
+    )
+    groups = optim.parameter_groups(model, cfg)
+    return optim.build_optimizer(groups, cfg, sharded=False), [group.rate_factor for group in groups]

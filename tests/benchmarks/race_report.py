@@ -1,4 +1,4 @@
-"""The race's tables: the rows of `race` in, NAME.json and NAME.md out. What stands in NAME.md from `NOTES` on is kept."""
+"""The race's tables: the rows of `race` in, NAME.json and NAME.md out."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from page import write_page
 from race_recipes import Recipe
 
 Row = dict[str, Any]
-NOTES = "## Notes"
 
 
 def write(report: Row, out: Path, name: str) -> None:
@@ -17,9 +17,7 @@ def write(report: Row, out: Path, name: str) -> None:
     (out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
     rows = [row for row in report["rows"] if "evaluations" in row]
     text = [*_head(report), *_results(report, rows), *_curves(rows), *_settings(rows)]
-    page = out / f"{name}.md"
-    notes = page.read_text().partition(NOTES)[1:] if page.exists() else ()
-    page.write_text("\n".join([*text, "", "".join(notes)]).rstrip() + "\n")
+    write_page(out / f"{name}.md", "\n".join(text))
 
 
 def _head(report: Row) -> list[str]:
@@ -80,5 +78,5 @@ def _header(first: str, rows: list[Row]) -> list[str]:
 def _shown(value: Any) -> str:
     """A setting as a table shows it."""
     if isinstance(value, list):
-        return ", ".join(f"{v[1]:,.0f} from {v[0]:.0%}" if isinstance(v, list) else str(v) for v in value)
+        return ", ".join(f"{v[1]:,.10g} from {v[0]:.0%}" if isinstance(v, list) else str(v) for v in value)
     return f"{value:g}" if isinstance(value, float) else str(value)

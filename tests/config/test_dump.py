@@ -71,7 +71,7 @@ def trees(draw) -> Config:
     bound |= {"hyena_filter_order", "hyena_filter_shift", "se_taps", "mr_taps", "li_poles", "filter_n_bases", "num_gpus"}
     bound |= {"precision", "mixed_precision", "offload_optimizer", "offload_parameters", "train_workers", "max_position_embeddings"}
     bound |= {"soft_masked", "soft_masked_weight", "near_duplicates", "variants", "select_regions", "label_regions"}
-    bound |= {"weight_regions", "go_terms", "scratch_path", "train_path", "mixture_weights", "mixture_temperature"}
+    bound |= {"weight_regions", "go_terms", "scratch_path", "storage_path", "train_path", "mixture_weights", "mixture_temperature"}
     bound |= {"stages", "cooldown_steps", "muon_learning_rate", "muon_momentum", "spike_factor", "on_bad_step"}
     for name in ("preprocessing", "tokenization", "output", "model", "training", "data", "hardware", "logging", "cluster"):
         section = getattr(cfg, name)

@@ -335,3 +335,26 @@ def test_an_objective_with_weight_0_does_not_count_as_named(here):
 def test_what_overrides_set_is_named_by_canonical_paths():
     overrides = ["data={num_workers: 2, sequence_length: 64}", "training.gradient_clip_norm=2", "compression=null", "cluster={}"]
     assert overridden(overrides) == ["hardware.num_workers", "data.sequence_length", "training.max_grad_norm", "compression"]
+
+
+# Passwords
+
+
+PASSWORD = (
+    "a URL with a password, which logs and saved settings would show; put it into the environment of the cluster's nodes (or a Kubernetes "
+    "secret), where storage and W&B look for their keys"
+)
+
+
+@pytest.mark.parametrize("url", ["s3://AKIA1:sec/ret+x@bucket/data", "https://me:word@host/x", "s3://:word@bucket"])
+def test_a_password_is_refused_and_not_shown(here, url):
+    said = problems(f"data: {{train_path: [data/a, '{url}']}}", f"training.output_dir={url}", f"training.batch_size={url}")
+    assert said == [
+        f"data.train_path: {PASSWORD} (a.yaml, line 1)", f"training.output_dir: {PASSWORD} (override)",
+        f"training.batch_size: {PASSWORD} (override)",
+    ]
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/a:b", "http://host:9000/a@b", "data/a:b@c", "s3://bucket/run@2"])
+def test_what_only_looks_like_a_password_is_kept(here, path):
+    assert load("", f"output.path={path}").output.path == path

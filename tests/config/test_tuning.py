@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hyena_glt.config import load_config
 from hyena_glt.config.settings import SETTINGS, section_type
@@ -28,6 +29,14 @@ def test_shipped_spaces_name_settings_and_values_that_exist(name: str) -> None:
             for part in section.split("."):
                 found = getattr(found, part)
             assert getattr(found, setting) == value
+
+
+def test_whole_stages_can_be_searched(tmp_path: Path) -> None:
+    short, long = ([{"name": "only", "steps": steps, "dropout": 0.1}] for steps in (10, 20))
+    (tmp_path / "stages.yaml").write_text(yaml.safe_dump({"settings": {"training.stages": {"grid": [short, long]}}, "search": "grid"}))
+    space = load_space(str(tmp_path / "stages.yaml"))
+    found = [trial_config(load_config(None, []), space.draw(number, seed=0), None).training.stages[0] for number in range(2)]
+    assert [(stage.steps, stage.dropout) for stage in found] == [(10, 0.1), (20, 0.1)]
 
 
 def test_a_draw_depends_on_number_and_seed_alone() -> None:

@@ -160,8 +160,8 @@ def damaged(path: Path, cases: int, seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_thousand_random_changes_are_all_found(folder):
-    for _ in damaged(folder / "train.h5", 1000, seed=0):
+def test_random_changes_are_all_found(folder):
+    for _ in damaged(folder / "train.h5", 300, seed=0):
         assert any(sentence.startswith(f"{folder}/train.h5: ") for sentence in verify(folder))
     assert verify(folder) == []
 

@@ -33,6 +33,12 @@ def test_a_file_named_by_itself_may_be_called_anything(tree):
     assert list(find_inputs(f"{tree}/notes.txt")) == ["notes.txt"]
 
 
+def test_a_glob_leaves_indexes_out(tree):
+    for index in ("b.fa.fai", "a.fasta.gz.gzi"):
+        (tree / index).write_text("")
+    assert list(find_inputs(f"{tree}/*.fa*")) == ["a.fasta.gz", "b.fa"]
+
+
 def test_a_recursive_glob(tree):
     assert list(find_inputs(f"{tree}/**/*.FNA")) == ["c.FNA"]
 

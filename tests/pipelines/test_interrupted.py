@@ -8,8 +8,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,6 +26,7 @@ from pipelines.preprocess import preprocess
 from tests.data import test_storage
 from tests.data.test_fasta import bgzip
 from tests.interrupted_run import ROOT, Command, assert_damaged_or_whole, contents, num_written
+from tests.small_disk import disk
 
 server, bucket = test_storage.server, test_storage.bucket  # fixtures
 GENOMES, YEAST, PEOPLE = ROOT / "pipelines/genomes", ROOT / "tests/data/annotations", ROOT / "tests/data/population"
@@ -84,7 +83,7 @@ def test_killed_again_and_again(folder: Path) -> None:
     assert all(path.stat().st_ino == inode for path, inode in kept.items()), "what was written was written again"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_while_shards_become_hdf5(folder: Path) -> None:
     output = folder / "out"
     given = settings(folder, output, "output.format=hdf5")
@@ -95,8 +94,8 @@ def test_killed_while_shards_become_hdf5(folder: Path) -> None:
     assert contents(output) == whole
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("file_format", ["parquet", pytest.param("hdf5", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("file_format", ["parquet", "hdf5"])
 def test_killed_while_it_fills_an_object_store(folder: Path, bucket: Url, file_format: str) -> None:
     output, scratch = bucket / "out", folder / "scratch"
     words = ["preprocess", *settings(folder, output, f"output.format={file_format}", f"output.scratch_path={scratch}")]
@@ -151,19 +150,6 @@ def test_what_was_half_written_under_a_hidden_name_goes(folder: Path, name: str)
 
 
 # No space
-
-
-@contextmanager
-def disk(place: Path) -> Iterator[Callable[[int], None]]:
-    """A file system of its own at `place`; the function gives it so many KiB in all."""
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(place)], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield lambda kib: subprocess.run(["mount", "-o", f"remount,size={kib}k", str(place)], check=True)
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)  # Ray's idle workers still map files of it
 
 
 @pytest.mark.parametrize("file_format", ["parquet", "hdf5"])

@@ -74,6 +74,7 @@ def test_the_bytes_are_those_of_a_local_run(genomes: Url, bucket: Url, tmp_path:
     assert there.pop("manifest.json") != here.pop("manifest.json") and there == here
 
 
+@pytest.mark.long
 def test_hdf5_of_the_guide(genomes: Url, bucket: Url, tmp_path: Path) -> None:
     """`data.train_path: .../train.h5`, with val.h5 beside it."""
     run(tmp_path, *preprocess_words(genomes, bucket / "data", "output.format=hdf5"))

@@ -130,7 +130,7 @@ def test_a_folder_with_other_files(data: Path, tmp_path: Path) -> None:
     (["curriculum.sequence_length={values: [64, 128], at: [1]}", "model.max_position_embeddings=128"], ConfigError,
      "curriculum.sequence_length.values: 128 is longer than the data's rows of 64 tokens, which are cut and never joined"),
     (["curriculum.difficulty={values: [0.5, 1], at: [1], measure: repeats}"], ConfigError,
-     "curriculum.difficulty.measure: .*phages has no weights that tell repeats; preprocess with soft_masked: weighted"),
+     "curriculum.difficulty.measure: .*phages has no weights that tell repeats; preprocess with soft_masked: weight"),
 ])
 def test_refused_before_anything_starts(data: Path, tmp_path: Path, settings: list[str], error: type, text: str) -> None:
     with pytest.raises(error, match=text):
@@ -202,7 +202,7 @@ def test_training_starts_from_the_first_weights(data: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["lion", "muon"])
+@pytest.mark.parametrize("optimizer", [pytest.param("lion", marks=pytest.mark.long), "muon"])
 def test_only_adamw_goes_on_with_another_number_of_workers(data: Path, tmp_path: Path, optimizer: str) -> None:
     settings = [f"training.optimizer={optimizer}", "training.learning_rate=1e-3", "training.batch_size=2"]
     pretrain(config(data, tmp_path / "run", *settings, "cluster.train_workers=1", "training.gradient_accumulation_steps=2"))

@@ -16,7 +16,7 @@ from hyena_glt.training.metrics import METRICS_FILE, last_reports
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_quickstart(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pipelines.quickstart", "--output_dir", str(tmp_path)], cwd=tmp_path, capture_output=True, text=True,

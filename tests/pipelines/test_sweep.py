@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -22,17 +23,17 @@ from pipelines.pretrain import pretrain
 from pipelines.sweep import sweep
 from tests.tiny_run import write_lambda_data
 
-pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]  # the fixture is six starts of a run
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]  # the fixture is five starts of a run
 
 SPACE = """
 settings:
   training.learning_rate: {choice: [3e-3, 1e-2, 1e30]}
   training.weight_decay: {uniform: [0.0, 0.1]}
-num_trials: 4
+num_trials: 3
 scheduler: {kind: asha, grace_fraction: 0.25, reduction_factor: 2}
 """
 SEED = 28
-"""With it the four trials draw 1e-2, 1e30, 3e-3 and 1e-2."""
+"""With it the three trials draw 1e-2, 1e30 and 3e-3."""
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +66,14 @@ def test_a_budget_ends_a_sweep_and_the_best_so_far_is_kept(swept: tuple[Path, di
     _, early, _ = swept
     assert early["status"] == "ended_by_budget"
     assert "tune.max_tokens is used up" in early["ended_by"] and "the best so far is kept" in early["ended_by"]
-    assert early["best_trial"] is not None and early["trials"]["unfinished"] >= 2
-    assert early["tokens"] < 4 * 12 * 4 * 64
+    assert early["best_trial"] is not None and early["trials"]["unfinished"] >= 1
+    assert early["tokens"] < 3 * 12 * 4 * 64
 
 
 @pytest.mark.slow
 def test_the_same_call_goes_on_and_loses_nothing(swept: tuple[Path, dict, dict]) -> None:
     folder, _, result = swept
-    assert result["status"] == "finished" and sum(result["trials"].values()) == 4 + result["trials"]["planned"] == 8
+    assert result["status"] == "finished" and sum(result["trials"].values()) == 3 + result["trials"]["planned"] == 6
     assert result["trials"]["failed"] == 1 and result["trials"]["finished"] >= 1
     for trial in read_trials(folder):
         ends = [report["reason"] for report in read_reports(run_folder(folder, trial.id) / METRICS_FILE) if report["kind"] == "end"]
@@ -85,15 +86,16 @@ def test_a_failed_trial_is_in_the_results_with_its_sentence(swept: tuple[Path, d
     folder, _, _ = swept
     rows = {row["id"]: row for row in pq.read_table(folder / "sweep.parquet").to_pylist()}
     (failed,) = [row for row in rows.values() if row["status"] == "failed"]
-    assert failed["training.learning_rate"] == 1e30 and "the training loss is" in failed["error"] and "Lower" in failed["error"]
-    assert len(rows) == 4 and rows["000"].keys() >= {"training.weight_decay", "val_loss", "best_val_loss", "best_step", "step", "tokens"}
+    assert failed["training.learning_rate"] == 1e30
+    assert re.match(r"the (training loss is|gradient is not finite).* Lower training\.learning_rate", failed["error"])
+    assert len(rows) == 3 and rows["000"].keys() >= {"training.weight_decay", "val_loss", "best_val_loss", "best_step", "step", "tokens"}
     assert all(0 <= row["training.weight_decay"] <= 0.1 for row in rows.values())
 
 
 @pytest.mark.slow
 def test_nothing_is_left_on_the_cluster(swept: tuple[Path, dict, dict]) -> None:
     states = [group["state"] for group in ray.util.placement_group_table().values()]
-    assert set(states) <= {"REMOVED"} and len(states) >= 4
+    assert set(states) <= {"REMOVED"} and len(states) >= 3
     assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"] == 2
 
 
@@ -125,7 +127,7 @@ def test_best_yaml_runs_and_gives_the_same_loss(swept: tuple[Path, dict, dict]) 
 def test_the_page_shows_what_was_found(swept: tuple[Path, dict, dict]) -> None:
     folder, _, result = swept
     page = (folder / "sweep.html").read_text()
-    assert f"Trial {result['best_trial']} is the best of 4" in page and page.count("<svg") == 2
+    assert f"Trial {result['best_trial']} is the best of 3" in page and page.count("<svg") == 2
     assert "Trial 001 failed" in page and "No importances: fewer than 4 trials were measured" in page
 
 
@@ -135,10 +137,10 @@ def test_the_page_shows_what_was_found(swept: tuple[Path, dict, dict]) -> None:
 def test_dry_run_says_what_would_happen(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     result = sweep(config(data, SPACE, tmp_path / "sweep"), dry_run=True)
-    assert (result["status"], result["trials"], result["concurrent"], result["scheduler"]) == ("planned", 4, 2, "asha")
-    assert (result["full_grid_steps"], result["full_grid_tokens"]) == (48, 48 * 4 * 64)
+    assert (result["status"], result["trials"], result["concurrent"], result["scheduler"]) == ("planned", 3, 2, "asha")
+    assert (result["full_grid_steps"], result["full_grid_tokens"]) == (36, 36 * 4 * 64)
     assert result["domains"]["training.weight_decay"] == "uniform 0 to 0.1"
-    assert "2 trials side by side, each on 1 CPU worker" in caplog.text and "trial 003: training.learning_rate=" in caplog.text
+    assert "2 trials side by side, each on 1 CPU worker" in caplog.text and "trial 002: training.learning_rate=" in caplog.text
     assert sweep(config(data, SPACE, tmp_path / "sweep", "tune.max_concurrent=1"), dry_run=True)["concurrent"] == 1
     assert not (tmp_path / "sweep").exists()
 
@@ -153,6 +155,8 @@ GRID = "settings: {model.hidden_size: {grid: [16, 18]}, model.num_attention_head
     (PBT, [], "a pbt population trains side by side, and this cluster fits 2 trials, not 3; set it to 2 to 2"),
     (PBT, ["tune.num_trials=2", "logging.keep_checkpoints=1"], "logging.keep_checkpoints: pbt lets trials go on from each other's"),
     (GRID, ["model.mixers=[attention]", "model.num_attention_heads=4"], "a trial cannot run with .*num_attention_heads"),
+    (SPACE, ["training.stages=[{name: a, steps: 6, learning_rate: 1e-3}, {name: b, learning_rate: 1e-4}]"],
+     "training.learning_rate: each of training.stages has a learning_rate of its own, so all trials would be alike"),
     (GRID, ["tune.num_trials=3"], "tune.num_trials: has no effect on a grid, which runs all of its 4 points; remove it"),
 ])
 def test_refused_before_anything_starts(data: Path, tmp_path: Path, space: str, settings: list[str], problem: str) -> None:

@@ -12,8 +12,9 @@ from hyena_glt.training.checkpoint import (
     BEST,
     CheckpointInfo,
     Progress,
-    clear_staging_folder,
     commit,
+    empty_staging_folder,
+    list_part,
     newest_whole,
     point,
     prune,
@@ -24,12 +25,13 @@ from hyena_glt.training.checkpoint import (
 
 
 def save(run: Path, step: int, content: str, best: int | None = None) -> None:
-    staged = clear_staging_folder(run, step)
+    staged = empty_staging_folder(run, step, "test")
     (staged / "optimizer").mkdir()
     (staged / "optimizer/rank0").write_text(content)
     (staged / "model.safetensors").write_text(content)
     progress = Progress(step=step, tokens=step, best_step=best)
-    commit(run, CheckpointInfo(progress=progress, world_size=1, zero_stage=1, global_rows=8, data_checksum=""))
+    list_part(staged)
+    commit(run, staged, CheckpointInfo(progress=progress, world_size=1, zero_stage=1, global_rows=8, data_checksum=""))
     if best == step:
         point(run, BEST, step_name(step))
 

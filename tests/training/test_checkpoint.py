@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -13,15 +14,16 @@ from hyena_glt.training.checkpoint import (
     LATEST,
     CheckpointInfo,
     Progress,
-    clear_staging_folder,
     commit,
+    damage,
+    empty_staging_folder,
     finished,
+    list_part,
     newest_whole,
     point,
     prune,
     read_info,
     resolve_checkpoint,
-    staging_folder,
     step_name,
 )
 
@@ -31,16 +33,19 @@ def info_at(step: int, **changes: object) -> CheckpointInfo:
     return CheckpointInfo(**fields | {"data_checksum": "ab"} | changes)
 
 
-def stage(run: Path, step: int, weights: bytes = b"weights") -> None:
-    folder = clear_staging_folder(run, step)
+def stage(run: Path, step: int, weights: bytes = b"weights") -> Path:
+    """What two ranks have written."""
+    folder = empty_staging_folder(run, step, "test")
     (folder / "optimizer").mkdir()
     (folder / "model.safetensors").write_bytes(weights)
-    (folder / "optimizer" / "rank_0.pt").write_bytes(b"state")
+    (folder / "optimizer" / "rank_1.pt").write_bytes(b"state")
+    list_part(folder, 0, ["model.safetensors"])
+    list_part(folder, 1, ["optimizer/rank_1.pt"])
+    return folder
 
 
 def save(run: Path, step: int, weights: bytes = b"weights") -> Path:
-    stage(run, step, weights)
-    return commit(run, info_at(step, regular=step % 10 == 0))
+    return commit(run, stage(run, step, weights), info_at(step, regular=step % 10 == 0))
 
 
 def names(run: Path) -> list[str]:
@@ -53,11 +58,14 @@ def test_names_sort_by_step():
 
 
 def test_what_was_committed_reads_back_equal(tmp_path):
-    stage(tmp_path, 5)
+    staged = stage(tmp_path, 5)
     info = info_at(5, progress=Progress(step=5, tokens=35, best_loss=0.5, best_step=4, loss_scale=65536.0, stopped_by="finished"))
-    folder = commit(tmp_path, info)
+    folder = commit(tmp_path, staged, info)
     assert folder == tmp_path / "checkpoints" / "step_00000005" and read_info(folder) == info
-    assert json.loads((folder / "checkpoint.json").read_text())["files"] == {"model.safetensors": 7, "optimizer/rank_0.pt": 5}
+    assert json.loads((folder / "checkpoint.json").read_text())["files"] == {
+        "model.safetensors": {"bytes": 7, "crc32": crc32(b"weights")}, "optimizer/rank_1.pt": {"bytes": 5, "crc32": crc32(b"state")},
+    }
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.json", "model.safetensors", "optimizer"]
     assert names(tmp_path) == ["latest", "step_00000005"] and (tmp_path / "checkpoints/latest").read_text() == "step_00000005\n"
 
 
@@ -67,7 +75,7 @@ def test_a_checkpoint_without_workers_has_no_optimizer_state():
 
 def test_a_staged_checkpoint_does_not_exist_until_it_is_committed(tmp_path, monkeypatch):
     save(tmp_path, 5)
-    stage(tmp_path, 10)
+    staged = stage(tmp_path, 10)
     warnings: list[str] = []
     assert newest_whole(tmp_path, warnings).name == "step_00000005" and resolve_checkpoint(tmp_path).name == "step_00000005"
 
@@ -77,16 +85,16 @@ def test_a_staged_checkpoint_does_not_exist_until_it_is_committed(tmp_path, monk
     with monkeypatch.context() as patch:  # everything is written, only the rename is missing
         patch.setattr(Path, "rename", crash)
         with pytest.raises(KeyboardInterrupt):
-            commit(tmp_path, info_at(10))
+            commit(tmp_path, staged, info_at(10))
     assert newest_whole(tmp_path, warnings).name == "step_00000005" and resolve_checkpoint(tmp_path).name == "step_00000005"
-    assert save(tmp_path, 10) == newest_whole(tmp_path, warnings) == resolve_checkpoint(tmp_path)
+    assert commit(tmp_path, staged, info_at(10)) == newest_whole(tmp_path, warnings) == resolve_checkpoint(tmp_path)
     assert warnings == []
 
 
 def test_what_a_crash_left_staged_is_not_committed_with_the_next_try(tmp_path):
-    stage(tmp_path, 10)
-    (staging_folder(tmp_path, 10) / "optimizer" / "rank_3.pt").write_bytes(b"of a run with four workers")
-    (staging_folder(tmp_path, 10) / "checkpoint.json").write_text("{}")
+    staged = stage(tmp_path, 10)
+    (staged / "optimizer" / "rank_3.pt").write_bytes(b"of a run with four workers")
+    (staged / "checkpoint.json").write_text("{}")
     folder = save(tmp_path, 10)
     assert read_info(folder) == info_at(10) and not (folder / "optimizer" / "rank_3.pt").exists()
 
@@ -99,6 +107,24 @@ def test_a_commit_replaces_a_checkpoint_of_the_same_step(tmp_path):
     assert read_info(folder).progress.step == 5
 
 
+def test_a_bit_that_changed_is_found_by_whoever_reads_the_file(tmp_path):
+    folder = save(tmp_path, 5)
+    assert damage(folder) is None
+    path = folder / "optimizer" / "rank_1.pt"
+    path.write_bytes(b"stbte")
+    assert newest_whole(tmp_path, []) == folder, "sizes do not tell"
+    assert damage(folder) == damage(folder, part=1, parts=2) == f"{path}: its content has changed since it was written"
+    assert damage(folder, part=0, parts=2) is None
+    path.unlink()
+    assert damage(folder) == f"{path}: cannot be read (No such file or directory)"
+
+
+def test_older_checkpoints_than_a_step(tmp_path):
+    for step in (5, 10):
+        save(tmp_path, step)
+    assert newest_whole(tmp_path, [], before=10).name == "step_00000005" and newest_whole(tmp_path, [], before=5) is None
+
+
 def test_no_checkpoint_at_all(tmp_path):
     warnings: list[str] = []
     assert newest_whole(tmp_path, warnings) is None and warnings == []
@@ -109,12 +135,12 @@ def test_the_newest_whole_checkpoint_passes_over_damaged_ones_with_a_sentence_ea
         save(tmp_path, step)
     folder = tmp_path / "checkpoints"
     (folder / "step_00000015" / "model.safetensors").write_bytes(b"wei")
-    (folder / "step_00000010" / "optimizer" / "rank_0.pt").unlink()
+    (folder / "step_00000010" / "optimizer" / "rank_1.pt").unlink()
     warnings: list[str] = []
     assert newest_whole(tmp_path, warnings) == folder / "step_00000005"
     assert warnings == [
         f"passed over a damaged checkpoint: {folder}/step_00000015/model.safetensors: 3 bytes, it was written with 7 bytes",
-        f"passed over a damaged checkpoint: {folder}/step_00000010/optimizer/rank_0.pt: missing, it was written with 5 bytes",
+        f"passed over a damaged checkpoint: {folder}/step_00000010/optimizer/rank_1.pt: missing, it was written with 5 bytes",
     ]
     (folder / "step_00000005" / "checkpoint.json").unlink()
     assert newest_whole(tmp_path, []) is None
@@ -179,6 +205,14 @@ def test_a_file_that_is_no_pointer(tmp_path):
     assert str(caught.value) == (
         f"{folder}/model.safetensors is not a pointer file such as latest; name one, or a run folder, or a step folder"
     )
+
+
+@pytest.mark.parametrize("name", ["step_00000005/../../elsewhere", "../step_00000005", "step_5", "/step_00000005"])
+def test_a_pointer_cannot_lead_out_of_its_folder(tmp_path, name):
+    save(tmp_path, 5)
+    point(tmp_path, LATEST, name)
+    with pytest.raises(CheckpointError, match=r"latest is not a pointer file such as latest; name one, or a run folder, or a step folder$"):
+        resolve_checkpoint(tmp_path)
 
 
 def test_pruning_keeps_the_newest_regular_checkpoints_and_all_that_a_pointer_names(tmp_path):

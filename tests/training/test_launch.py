@@ -8,11 +8,16 @@ import pytest
 import ray.train
 import torch
 from ray.exceptions import RayActorError
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
 
 from hyena_glt.config import Config, config_from_dict
 from hyena_glt.errors import ClusterError, DataError
 from hyena_glt.training import launch
+from hyena_glt.training.checkpoint import CheckpointInfo, Progress, commit, empty_staging_folder, list_part
 
 PASSING = [
     WorkerHealthCheckFailedError("A worker health check failed.", RayActorError()),
@@ -29,14 +34,26 @@ def name(failure: Exception) -> str:
     return type(failure).__name__
 
 
-def batches(monkeypatch: pytest.MonkeyPatch, run: Path, *failures: dict[int, Exception], batch_size: int = 32) -> list[tuple[int, int]]:
-    """(Batch size, accumulation steps) of each start of a run whose first starts end with `failures` of workers."""
+Ending = dict[int, Exception] | Exception | str
+"""How a start ends: by failures of workers, by another error of Ray Train, or for a reason."""
+
+
+def batches(
+    monkeypatch: pytest.MonkeyPatch, run: Path, *endings: Ending, batch_size: int = 32, saves: bool = False
+) -> list[tuple[int, int]]:
+    """(Batch size, accumulation steps) of each start of a run whose first starts end like that, with a checkpoint if it `saves`."""
     begun: list[tuple[int, int]] = []
 
-    def fit(cfg: Config, *_: object, **__: object) -> None:
+    def fit(cfg: Config, *_: object, **__: object) -> str:
         begun.append((cfg.training.batch_size, cfg.training.gradient_accumulation_steps))
-        if len(begun) <= len(failures):
-            raise ray.train.WorkerGroupError("workers failed", failures[len(begun) - 1])
+        if saves:
+            save_step(run, len(begun))
+        ending = endings[len(begun) - 1] if len(begun) <= len(endings) else "finished"
+        if isinstance(ending, dict):
+            raise ray.train.WorkerGroupError("workers failed", ending)
+        if isinstance(ending, Exception):
+            raise ending
+        return ending
 
     monkeypatch.setattr(launch, "_fit_once", fit)
     cfg = config_from_dict({"cluster": {"max_failures": 2}, "training": {"batch_size": batch_size, "gradient_accumulation_steps": 3}})
@@ -44,8 +61,16 @@ def batches(monkeypatch: pytest.MonkeyPatch, run: Path, *failures: dict[int, Exc
     return begun
 
 
-def starts(monkeypatch: pytest.MonkeyPatch, run: Path, *failures: dict[int, Exception]) -> int:
-    return len(batches(monkeypatch, run, *failures))
+def save_step(run: Path, step: int) -> None:
+    staged = empty_staging_folder(run, step, "test")
+    list_part(staged)
+    commit(run, staged, CheckpointInfo(
+        progress=Progress(step=step), world_size=2, zero_stage=1, global_rows=8, data_checksum="",
+    ))
+
+
+def starts(monkeypatch: pytest.MonkeyPatch, run: Path, *endings: Ending, saves: bool = False) -> int:
+    return len(batches(monkeypatch, run, *endings, saves=saves))
 
 
 @pytest.mark.parametrize("failure", PASSING, ids=name)
@@ -61,9 +86,22 @@ def test_a_mistake_stops_at_once_though_its_peer_lost_the_connection(
         starts(monkeypatch, tmp_path, {0: failure, 1: RuntimeError("Connection closed by peer")})
 
 
-def test_failures_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="training failed 3 times"):
+def test_failures_without_progress_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="training failed 3 times without a checkpoint between, last by: worker 0: RayActorError: "):
         starts(monkeypatch, tmp_path, *[{0: RayActorError()}] * 3)
+    assert starts(monkeypatch, tmp_path, *[{0: RayActorError()}] * 5, saves=True) == 6
+
+
+def test_a_group_that_could_not_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    late = ray.train.ControllerError(WorkerGroupStartupTimeoutError(num_workers=2))
+    assert starts(monkeypatch, tmp_path, late, late) == 3
+    with pytest.raises(ClusterError, match="training failed 3 times .*, last by: WorkerGroupStartupTimeoutError: "):
+        starts(monkeypatch, tmp_path, late, late, late)
+
+
+def test_a_withdrawn_node_is_no_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert starts(monkeypatch, tmp_path, *["withdrawn"] * 5) == 6
+    assert starts(monkeypatch, tmp_path, "interrupted") == 1
 
 
 def test_our_own_sentence_reaches_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

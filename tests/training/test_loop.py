@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -236,8 +237,33 @@ def test_a_hostile_checkpoint_runs_nothing(data: Path, tmp_path: Path) -> None:
     shard = next((folder / OPTIMIZER_FOLDER).rglob("*optim_states.pt"))
     listed = json.loads((folder / COMMIT_FILE).read_text())
     torch.save({"optimizer_state_dict": Hostile()}, shard)
-    listed["files"][str(shard.relative_to(folder))] = shard.stat().st_size
+    listed["files"][str(shard.relative_to(folder))] = {"bytes": shard.stat().st_size, "crc32": crc32(shard.read_bytes())}
     (folder / COMMIT_FILE).write_text(json.dumps(listed))
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         run(data, tmp_path / "run")
     assert not (tmp_path / "was_here").exists()
+
+
+def test_a_changed_bit_is_named_and_the_checkpoint_before_it_is_used(data: Path, tmp_path: Path) -> None:
+    settings = ["training.min_learning_rate=1e-2", "logging.save_interval=2"]
+    run(data, tmp_path / "unbroken", *settings)
+    run(data, tmp_path / "damaged", *settings, "training.max_steps=4")
+    shard = next((tmp_path / "damaged" / "checkpoints" / "step_00000004").rglob("*optim_states.pt"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    run(data, tmp_path / "damaged", *settings)
+    reports = read_reports(tmp_path / "damaged" / METRICS_FILE)
+    assert [report["message"] for report in reports if report["kind"] == "warning"] == [
+        f"passed over a damaged checkpoint: {shard}: its content has changed since it was written"
+    ]
+    assert [report["step"] for report in reports if report["kind"] == "start"] == [0, 2]
+    assert losses(tmp_path / "damaged")[-4:] == pytest.approx(losses(tmp_path / "unbroken")[-4:], abs=1e-6)
+
+
+def test_each_save_is_reported_with_the_time_that_training_stood_still(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path)
+    reports = read_reports(tmp_path / METRICS_FILE)
+    assert [report["step"] for report in reports if report["kind"] == "save"] == [3, 6]
+    stalled = {report["step"]: report["save_stalled_s"] for report in reports if report["kind"] == "train"}
+    assert [step for step, seconds in stalled.items() if seconds] == [4], "that of step 3; no line follows that of step 6"

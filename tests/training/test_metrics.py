@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hyena_glt.config import LoggingConfig, TokenizationConfig
 from hyena_glt.data.batches import Batch
+from hyena_glt.errors import StorageError
 from hyena_glt.tokenizers import build_tokenizer
 from hyena_glt.training.metrics import (
+    METRICS_FILE,
     Meter,
     RunLog,
     bits_per_base,
@@ -26,6 +29,7 @@ from hyena_glt.training.metrics import (
     peak_flops,
     read_reports,
 )
+from tests.small_disk import disk
 
 CHAR = TokenizationConfig(kind="char")
 DISJOINT = TokenizationConfig(kmer_size=6)
@@ -195,3 +199,37 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
             break
         time.sleep(0.01)
     assert found == wanted
+
+
+def fill(place: Path) -> None:
+    """Leave no room."""
+    with suppress(OSError), (place / "filler").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread, which is not missed
+def test_what_a_full_disk_refuses_is_written_when_there_is_room(tmp_path: Path) -> None:
+    with disk(tmp_path / "disk") as resize:
+        resize(64)
+        log = RunLog(tmp_path / "disk", LoggingConfig(), settings={})
+        log.write({"kind": "train", "step": 0, "loss": 2.0})
+        fill(tmp_path / "disk")
+        for step in range(1, 400):
+            log.write({"kind": "train", "step": step, "loss": 1.0})
+        assert len(read_reports(tmp_path / "disk" / METRICS_FILE)) < 400
+        resize(1 << 10)
+        log.write({"kind": "end", "step": 400})
+        log.close()
+        assert [report["step"] for report in read_reports(tmp_path / "disk" / METRICS_FILE)] == list(range(401))
+
+
+def test_a_disk_that_stays_full_is_a_sentence_at_the_end(tmp_path: Path) -> None:
+    with disk(tmp_path / "disk") as resize:
+        resize(64)
+        log = RunLog(tmp_path / "disk", LoggingConfig(use_tensorboard=False), settings={})
+        fill(tmp_path / "disk")
+        for step in range(400):
+            log.write({"kind": "train", "step": step, "loss": 1.0})
+        with pytest.raises(StorageError, match=r"metrics\.jsonl: could not be read or written \(No space left on device\)"):
+            log.close()

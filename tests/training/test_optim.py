@@ -47,10 +47,34 @@ def test_only_marked_parameters_escape_the_decay():
     layer.bias._no_weight_decay = True
     before = [parameter.detach().clone() for parameter in layer.parameters()]
     groups = groups_of(layer, learning_rate=1.0, weight_decay=0.1)
-    optimizer = build_optimizer(groups, TrainingConfig(max_steps=1, learning_rate=1.0, weight_decay=0.1))
+    optimizer = build_optimizer(groups, TrainingConfig(max_steps=1, learning_rate=1.0, weight_decay=0.1), sharded=False)
     set_rate(optimizer, 0.5, [group.rate_factor for group in groups])
     for parameter in layer.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     torch.testing.assert_close(layer.weight.detach(), before[0] * (1 - 0.5 * 0.1))
     torch.testing.assert_close(layer.bias.detach(), before[1])
+
+
+def test_muon_moves_matrices_together_as_deepspeed_does_one_by_one():
+    """Over some steps, with its state saved and loaded between them; what has no gradient stays."""
+    torch.manual_seed(0)
+    cfg = TrainingConfig(max_steps=1, optimizer="muon", learning_rate=1e-2, muon_learning_rate=5e-2, weight_decay=0.1)
+    together, alone = (model_of(("se", "attention", "li")) for _ in range(2))
+    alone.load_state_dict(together.state_dict())
+    optimizers = [
+        build_optimizer(parameter_groups(model, cfg), cfg, sharded=sharded) for model, sharded in ((together, False), (alone, True))
+    ]
+    before = together.state_dict()["backbone.blocks.0.mlp.fc1.weight"].clone()
+    for _ in range(4):
+        for one, other in zip(together.parameters(), alone.parameters(), strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        optimizers[0].load_state_dict(optimizers[0].state_dict())
+    assert not torch.allclose(before, together.state_dict()["backbone.blocks.0.mlp.fc1.weight"], atol=1e-2)
+    torch.testing.assert_close(together.state_dict(), alone.state_dict(), rtol=1e-4, atol=1e-5)
+    optimizers[0].zero_grad()
+    optimizers[0].step()
+    torch.testing.assert_close(together.state_dict(), alone.state_dict(), rtol=1e-4, atol=1e-5)

@@ -195,8 +195,7 @@ def test_statistics_by_block(data: Path, tmp_path: Path, zero_stage: int) -> Non
         f"activation_{what}/block_{n}" for what in ("rms", "max") for n in (0, 1)
     }
     squares = sum(value**2 for name, value in found[0].items() if name.startswith("grad_norm/"))
-    if zero_stage:
-        assert squares**0.5 == pytest.approx(reports(tmp_path, "train")[1]["grad_norm"], rel=1e-4)
+    assert squares**0.5 == pytest.approx(reports(tmp_path, "train")[1]["grad_norm"], rel=1e-4)
     assert squares > 0 and all(value > 0 for value in found[0].values() if isinstance(value, float))
     assert losses(tmp_path)[:2] == pytest.approx(losses(tmp_path / "without")[:2], rel=1e-5), "looking changes nothing"
 
@@ -215,3 +214,31 @@ def test_optimizers_learn_alike_at_every_stage_and_resume(data: Path, tmp_path: 
     run(data, tmp_path / "broken", *settings, f"hardware.zero_stage={zero_stage}", "training.schedule=constant")
     run(data, tmp_path / "unbroken", *settings, f"hardware.zero_stage={zero_stage}", "training.schedule=constant")
     assert losses(tmp_path / "broken") == pytest.approx(losses(tmp_path / "unbroken"), abs=1e-6)
+
+
+@pytest.fixture
+def nan_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first weight's gradient is NaN in the third step; the loss is not."""
+    original, calls = Engine.backward, iter(range(1_000))
+
+    def backward(engine: Engine, loss: torch.Tensor, *, last: bool) -> None:
+        weight = next(engine.model.parameters())
+        handle = weight.register_hook(lambda gradient: gradient * float("nan")) if next(calls) == 2 else None
+        original(engine, loss, last=last)
+        if handle:
+            handle.remove()
+
+    monkeypatch.setattr(Engine, "backward", backward)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_gradient_that_is_not_finite_is_no_silent_matter(data: Path, tmp_path: Path, nan_gradient: None, stage: int) -> None:
+    with pytest.raises(ClusterError, match=r"^the gradient is not finite at step 3; nothing of it was saved\. Lower training"):
+        run(data, tmp_path, f"hardware.zero_stage={stage}")
+
+
+def test_a_gradient_that_is_not_finite_can_be_skipped(data: Path, tmp_path: Path, nan_gradient: None) -> None:
+    run(data, tmp_path, "training.on_bad_step=skip")
+    (warning,) = reports(tmp_path, "warning")
+    assert warning["message"] == "the gradient is not finite at step 3: the step was left out"
+    assert reports(tmp_path, "end")[0]["step"] == 6

@@ -98,6 +98,7 @@ def steps_run(run: Path) -> list[list[int]]:
 
 ONE_STAGE = pytest.mark.parametrize("unbroken", [1], indirect=True, ids=["zero1"])
 """For what does not depend on the ZeRO stage."""
+ONE_STAGE_FIRST = pytest.mark.parametrize("unbroken", [1, pytest.param(3, marks=pytest.mark.long)], indirect=True, ids=["zero1", "zero3"])
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["zero1", "zero3"])
@@ -127,6 +128,7 @@ def newest_saved(run: Path) -> int:
     return read_info(resolve_checkpoint(run / "checkpoints" / "latest")).progress.step
 
 
+@ONE_STAGE_FIRST
 def test_driver_killed(unbroken: tuple[int, Path], data: Path, tmp_path: Path) -> None:
     stage, reference = unbroken
     run, setting = tmp_path / "killed", f"hardware.zero_stage={stage}"
@@ -157,6 +159,7 @@ def workers_of(process: subprocess.Popen) -> Iterator[psutil.Process]:
             continue
 
 
+@ONE_STAGE_FIRST
 def test_worker_killed(unbroken: tuple[int, Path], data: Path, tmp_path: Path) -> None:
     stage, reference = unbroken
     run = tmp_path / "worker"

@@ -1,0 +1,75 @@
+"""Wait until the cluster has room for all workers of a run at once; runs on the driver.
+
+A run asks for all of its workers or for none. A placement group of the same shape, which an autoscaler takes for a demand, waits here, so
+that the user reads what is missing and waiting has an end; Ray Train's own group is then placed at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import ray
+from ray.util import placement_group, remove_placement_group
+
+from ..errors import ClusterError
+
+SAY_S = 30.0
+"""Between two lines on what is missing."""
+SILENT_S = 3.0
+"""Before the first of them."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Gang:
+    """So many workers, each with these resources."""
+
+    workers: int
+    resources: Mapping[str, float]
+    """Of one worker, such as `{"CPU": 8, "GPU": 1}`."""
+
+    def __str__(self) -> str:
+        return f"{self.workers} workers of {_spoken(self.resources)}" if self.workers > 1 else f"a worker of {_spoken(self.resources)}"
+
+    @property
+    def total(self) -> dict[str, float]:
+        """The resources of all workers."""
+        return {name: amount * self.workers for name, amount in self.resources.items()}
+
+
+def await_gang(gang: Gang, *, timeout_s: float) -> None:
+    """Return once all workers fit, with a line every half minute on what is missing; ClusterError when that takes longer than allowed."""
+    group = placement_group([dict(gang.resources)] * gang.workers, strategy="PACK")
+    began = time.monotonic()
+    said = began - SAY_S + SILENT_S
+    try:
+        while not group.wait(timeout_seconds=1):
+            now = time.monotonic()
+            if now - began > timeout_s:
+                raise ClusterError(
+                    f"{gang} found no room within {timeout_s:g} s (cluster.start_timeout_s): {_state(gang)}. Ask for less "
+                    f"(cluster.train_workers, cluster.cpus_per_worker, hardware.num_gpus), or look at why the cluster does not grow"
+                )
+            if now - said >= SAY_S:
+                said = now
+                log.warning("waiting for room for %s: %s; %s left", gang, _state(gang), _clock(timeout_s - (now - began)))
+    finally:
+        remove_placement_group(group)
+
+
+def _state(gang: Gang) -> str:
+    has, free = ray.cluster_resources(), ray.available_resources()
+    there = {name: has.get(name, 0.0) for name in gang.resources}
+    return f"the cluster has {_spoken(there)}, of which {_spoken({name: free.get(name, 0.0) for name in there})} are free"
+
+
+def _spoken(resources: Mapping[str, float]) -> str:
+    return " and ".join(f"{amount:g} {name}{'' if amount == 1 else 's'}" for name, amount in resources.items())
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,161 @@
+"""Write checkpoints while the training goes on. Runs on the workers; no Ray, and no sums between workers.
+
+Each rank's thread writes a snapshot of its state and then lists its files; rank 0's thread waits for the lists of all ranks, commits,
+moves the pointers and prunes. So a checkpoint exists once all of it is on the disk, and one is written at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Thread
+from typing import Protocol, TypeVar
+
+from ..errors import HyenaError, StorageError
+from ..files import atomic_write
+from .checkpoint import CheckpointInfo, commit, list_part, part_listed, point, prune, staging_folder
+from .metrics import Report
+from .orders import read_order
+
+POLL_S = 0.02
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+
+T = TypeVar("T")
+
+
+class Part(Protocol):
+    """What one rank adds to a checkpoint: `snapshot.Snapshot`."""
+
+    def write(self, folder: Path) -> list[str]:
+        """Write into `folder` and return the names of the files."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """One checkpoint, beside the ranks' parts."""
+
+    info: CheckpointInfo
+    texts: Mapping[str, str]
+    """Small files by name, which rank 0 writes."""
+    pointers: tuple[str, ...] = ()
+    """What shall name it."""
+    keep: int | None = None
+    """Regular checkpoints that stay; None: all."""
+
+
+class _Abandoned(Exception):
+    """The run has failed, or belongs to a later start: nobody wants the rest of this checkpoint."""
+
+
+@dataclass(slots=True)
+class Saver:
+    """One rank's writer."""
+
+    run: Path
+    token: str
+    """The start that it writes for."""
+    rank: int
+    world_size: int
+    retry_s: float
+    """How long what the storage refuses is tried again."""
+    _reports: list[Report] = field(default_factory=list)
+    _thread: Thread | None = None
+    _failure: Exception | None = None
+    _closed: Event = field(default_factory=Event)
+
+    def begin(self, part: Part, wanted: Wanted) -> None:
+        """Write in the background; `wait` comes between two of these."""
+        self._thread = Thread(target=self._save, args=(part, wanted), name="saver", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when what was begun is written, on rank 0 when it is committed; raises what kept it from that."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def check(self) -> None:
+        """Raise what has kept a checkpoint from being written, if anything has."""
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """Give up what is not done yet."""
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def take_reports(self) -> list[Report]:
+        """What has happened since the last call."""
+        taken = self._reports
+        self._reports = []
+        return taken
+
+    def _save(self, part: Part, wanted: Wanted) -> None:
+        began, step = time.monotonic(), wanted.info.progress.step
+        staged = staging_folder(self.run, step, self.token)
+        try:
+            self._insist(step, lambda: self._write(part, wanted.texts, staged))
+            if self.rank == 0:
+                self._await_parts(staged)
+                self._insist(step, lambda: self._commit(staged, wanted.info))
+                self._insist(step, lambda: self._tidy(wanted))
+                self._reports.append({"kind": "save", "step": step, "writing_s": time.monotonic() - began})
+        except _Abandoned:
+            pass
+        except Exception as error:  # `check` raises it in the thread that trains
+            self._failure = error
+
+    def _write(self, part: Part, texts: Mapping[str, str], staged: Path) -> None:
+        staged.mkdir(parents=True, exist_ok=True)
+        names = part.write(staged)
+        for name, text in texts.items():
+            atomic_write(staged / name, text)
+        list_part(staged, self.rank, [*names, *texts])
+
+    def _await_parts(self, staged: Path) -> None:
+        while not all(part_listed(staged, rank) for rank in range(self.world_size)):
+            self._pause(POLL_S)
+
+    def _commit(self, staged: Path, info: CheckpointInfo) -> None:
+        if read_order(self.run)[0] != self.token:
+            raise _Abandoned
+        commit(self.run, staged, info)
+
+    def _tidy(self, wanted: Wanted) -> None:
+        folder = wanted.info.name
+        for pointer in wanted.pointers:
+            point(self.run, pointer, folder)
+        prune(self.run, keep=wanted.keep)
+
+    def _insist(self, step: int, act: Callable[[], T]) -> T:
+        """Do it, again and again while the storage refuses and time is left."""
+        deadline, pause = time.monotonic() + self.retry_s, FIRST_PAUSE_S
+        while True:
+            try:
+                return act()
+            except HyenaError:
+                raise
+            except (OSError, RuntimeError) as error:  # torch raises a RuntimeError where it cannot write
+                reason = f"the checkpoint of step {step} could not be written in {self.run} ({_first_line(error)})"
+                if time.monotonic() + pause > deadline:
+                    raise StorageError(
+                        f"{reason} for {self.retry_s:g} s; make room or mend the storage, and run the same command to go on from the "
+                        f"checkpoint before it"
+                    ) from error
+                if pause == FIRST_PAUSE_S:
+                    self._reports.append({"kind": "warning", "step": step, "message": f"{reason}; trying again for {self.retry_s:g} s"})
+                self._pause(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _pause(self, seconds: float) -> None:
+        if self._closed.wait(seconds):
+            raise _Abandoned
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,110 @@
+"""Story of `doctor`: start Ray or join the cluster, probe every node, say what to mend. Runs on the driver."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cluster.doctor import Examination, examine
+from cluster.findings import Finding, Node, judge_links, judge_nodes, judge_storage
+from cluster.paths import with_storage
+from hyena_glt.config import Config
+from hyena_glt.data.mixture import as_paths
+from hyena_glt.training.preflight import versions
+
+from ._ray import start_ray
+
+log = logging.getLogger(__name__)
+
+
+def doctor(cfg: Config) -> dict[str, Any]:
+    """Probe the cluster that the settings name, or this machine, for a run by these settings.
+
+    The result is plain JSON: the figures of each node, place and link, and the findings, a sentence each: `breaks` would end a run,
+    `warnings` would slow it down or may end it later.
+    """
+    cfg = with_storage(cfg)
+    places = list(dict.fromkeys(_absolute(path) for path in (cfg.training.output_dir, cfg.output.path) if path))
+    inputs = [_absolute(path) for path in (*as_paths(cfg.data.train_path), *as_paths(cfg.data.val_path))]
+    with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
+        found = examine(places, inputs)
+    if not places:
+        log.info("note: storage was not tried, as no training.output_dir and no output.path is set")
+    if found.gpus_busy:
+        log.info("note: GPUs were not tried, as others hold some; run doctor again when the cluster is idle")
+    findings = list(_judge(found))
+    print(*table(found), sep="\n", file=sys.stderr)
+    for finding in sorted(findings, key=lambda finding: not finding.breaks):
+        print(f"{'error' if finding.breaks else 'warning'}: {finding.sentence}", file=sys.stderr)
+    return _result(found, findings)
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(path)
+
+
+def _judge(found: Examination) -> Iterator[Finding]:
+    yield from judge_nodes(found.nodes, versions())
+    for shared in found.shared:
+        yield from judge_storage(shared)
+    yield from judge_links(found.links, found.gpu_failures)
+
+
+def table(found: Examination) -> list[str]:
+    """The figures as lines: a row a node, then places and links."""
+    rows = [("node", "host", "python", "torch", "GPUs", "clock", "temporary", "/dev/shm", "files"), *map(_row, found.nodes)]
+    lines = _columns(rows)
+    for shared in found.shared:
+        speeds = [
+            (name, f"{speed:.0f}", f"{reading['mb_per_s']:.0f}" if (reading := shared.reading.get(name)) and reading["mb_per_s"] else "-")
+            for name, speed in shared.writing.items()
+        ]
+        lines += ["", *_columns([(shared.path, "write MB/s", "read MB/s"), *speeds])]
+    if found.links and found.links.gb_per_s is not None:
+        lines += ["", f"{found.links.num_ranks} processes sum at {found.links.gb_per_s:.3f} GB/s by {found.links.backend}"]
+    return [*lines, ""]
+
+
+def _row(node: Node) -> tuple[str, ...]:
+    machine = node.machine
+    if machine is None:
+        return (node.name, *["-"] * 8)
+    clock = "-" if node.clock_offset_s is None else f"{node.clock_offset_s:+.3f} s"
+    disks = [f"{disk['free'] / 1e9:.1f} of {disk['total'] / 1e9:.1f} GB" if disk else "-"
+             for disk in (machine["temporary"], machine["shared_memory"])]
+    installed = machine["versions"]
+    gpus = f"{len(machine['gpus'])} {machine['gpus'][0]['name']}" if machine["gpus"] else "0"
+    return (
+        node.name, machine["host"], installed["python"] or "-", installed["torch"] or "-", gpus, clock, *disks,
+        f"{machine['open_files']:,}",
+    )
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _result(found: Examination, findings: Sequence[Finding]) -> dict[str, Any]:
+    breaks = [finding.sentence for finding in findings if finding.breaks]
+    return {
+        "status": "broken" if breaks else "healthy",
+        "nodes": {
+            node.name: {"machine": node.machine, "ray_gpus": node.num_gpus, "clock_offset_s": node.clock_offset_s, "failure": node.failure}
+            for node in found.nodes
+        },
+        "storage": {
+            shared.path: {
+                name: {"write_mb_per_s": speed, "read_mb_per_s": shared.reading[name]["mb_per_s"] if name in shared.reading else None}
+                for name, speed in shared.writing.items()
+            }
+            for shared in found.shared
+        },
+        "sums": found.links and {
+            "backend": found.links.backend, "processes": found.links.num_ranks, "gb_per_s": found.links.gb_per_s,
+        },
+        "breaks": breaks, "warnings": [finding.sentence for finding in findings if not finding.breaks],
+    }

@@ -1,0 +1,147 @@
+"""Machines of namespaces: each has its own network, processes, mounts and host name, joined by one switch. Needs root on Linux.
+
+What a machine started ends with it: its first process holds its process namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NETWORK = "10.77.0"
+TOKEN = secrets.token_hex(32)
+TOOLS = ("unshare", "nsenter", "ip", "mount")
+PRIVATE = {"/tmp/ray": "20g", "/dev/shm": "2g"}
+"""What each machine has for itself, with the size: a tmpfs takes memory only as it is filled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where to run commands: the first process of its namespaces, and its address."""
+
+    holder: int
+    address: str
+
+    def popen(self, words: Sequence[str], env: Mapping[str, str] | None = None, **options: object) -> subprocess.Popen:
+        """Start a command in the machine."""
+        inside = ["nsenter", f"--target={self.holder}", "--net", "--pid", "--mount", "--uts", "--", *words]
+        return subprocess.Popen(inside, env={**environment(), **(env or {})}, text=True, **options)
+
+    def run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Run a command in the machine to its end."""
+        process = self.popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def mount(self, place: str, size: str) -> None:
+        """A private, empty file system at `place`, which is made where it is missing."""
+        os.makedirs(place, exist_ok=True)
+        done = self.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place])
+        assert done.returncode == 0, done.stderr
+
+    def ray_starting(self, *options: str, env: Mapping[str, str] | None = None, under: Sequence[str] = ()) -> subprocess.Popen:
+        """`ray start`, with a CPU, perhaps under another command; the head takes `--head`, the others `--address`."""
+        command = [*under, "ray", "start", f"--node-ip-address={self.address}", "--num-cpus=1", "--object-store-memory=80000000", *options]
+        return self.popen(command, env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def must_end_well(*processes: subprocess.Popen) -> None:
+    """Wait for commands that were started side by side."""
+    for process in processes:
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's, without what speaks of the Ray of the tests themselves or of a job."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "HYENA_"))}
+
+
+def environment() -> dict[str, str]:
+    """Of commands in a machine: this project's code and Python's scripts first, no word of the Ray of the tests themselves, a token."""
+    kept = clean_environment()
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    # gloo takes the address that the host name stands for, and here no name server knows the machines' names.
+    ours = {"PATH": path, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "eth0"}
+    patient = {"RAY_raylet_start_wait_time_s": "120"}  # several start side by side
+    return kept | ours | patient | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+
+
+@cache
+def why_none() -> str | None:
+    """Why machines cannot be made here; None where they can."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "machines of namespaces need root on Linux"
+    if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
+        return f"machines of namespaces need {', '.join(missing)}"
+    tried = subprocess.run(["unshare", "--net", "--pid", "--mount", "--uts", "--fork", "true"], capture_output=True, text=True)
+    return None if tried.returncode == 0 else f"this system refuses namespaces: {tried.stderr.strip()}"
+
+
+@contextmanager
+def machines(number: int) -> Iterator[list[Machine]]:
+    """So many machines that reach each other at 10.77.0.1 and up; skips the test where there can be none."""
+    if reason := why_none():
+        pytest.skip(reason)
+    with ExitStack() as stack:
+        switch = stack.enter_context(_holder("--net"))
+        _must("nsenter", f"--target={switch}", "--net", "ip", "link", "add", "switch", "type", "bridge")
+        _must("nsenter", f"--target={switch}", "--net", "ip", "link", "set", "switch", "up")
+        yield [_machine(stack.enter_context(_holder("--net", "--pid", "--mount", "--uts")), switch, n) for n in range(1, number + 1)]
+
+
+def _machine(holder: int, switch: int, number: int) -> Machine:
+    machine = Machine(holder, f"{NETWORK}.{number}")
+    _must("ip", "link", "add", "eth0", "netns", str(holder), "type", "veth", "peer", "name", f"port{number}", "netns", str(switch))
+    _must("nsenter", f"--target={switch}", "--net", "ip", "link", "set", f"port{number}", "master", "switch", "up")
+    for command in (
+        "ip link set lo up", f"ip address add {machine.address}/24 dev eth0", "ip link set eth0 up",
+        # Ray asks the system for the way to the internet to learn a machine's own address.
+        f"ip route add default via {NETWORK}.254", f"hostname machine{number}", "mount -t proc proc /proc",
+    ):
+        assert (done := machine.run(command.split())).returncode == 0, done.stderr
+    for place, size in PRIVATE.items():
+        machine.mount(place, size)
+    return machine
+
+
+@contextmanager
+def _holder(*namespaces: str) -> Iterator[int]:
+    """The process that holds new namespaces, and whose end ends all in them."""
+    fork = ["--fork", "--kill-child"] if "--pid" in namespaces else []
+    # A shell, as the first process of a machine must bury the orphans that it is given: Ray waits for those that are defunct.
+    process = subprocess.Popen(["unshare", *namespaces, *fork, "bash", "-c", "sleep infinity & wait"])
+    try:
+        yield _child(process.pid) if fork else _entered(process.pid)
+    finally:
+        process.kill()  # and its child, which is the first process of the machine
+        process.wait()
+
+
+def _child(pid: int) -> int:
+    while not (children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        time.sleep(0.01)
+    return _entered(int(children[0]))
+
+
+def _entered(pid: int) -> int:
+    while Path(f"/proc/{pid}/comm").read_text().strip() != "bash":
+        time.sleep(0.01)
+    return pid
+
+
+def _must(*words: str) -> None:
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"

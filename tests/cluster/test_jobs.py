@@ -1,0 +1,272 @@
+"""Jobs on a real Ray head: what comes out, how they end, how they are stopped, and a log whose stream breaks."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from ray.job_submission import JobDetails
+
+from cluster.jobs import Transcript, _checked_url, _outcome
+from cluster.parcel import code_commit
+from hyena_glt.cli import main
+from hyena_glt.errors import JobError
+from hyena_glt.training.checkpoint import newest_whole, read_info
+from tests.cluster.head import CANARY, ROOT, Head, Proxy, finish, status_of, wait_until
+
+GENOME = ROOT / "pipelines" / "genomes" / "phix174.fa"
+TINY = [
+    "model.hidden_size=16", "model.num_layers=2", "model.mixers=[se,li]", "model.max_position_embeddings=64", "tasks.causal_lm.weight=1",
+    "training.batch_size=4", "training.eval_max_rows=8", "logging.log_interval=1", "logging.use_tensorboard=false",
+    "logging.save_interval=100000", "hardware.precision=fp32", "data.train_path=data",
+]
+
+IMPATIENT = "import sys; import cluster.jobs; cluster.jobs.ABSENCE_S = 1.0; from hyena_glt.cli import main; sys.exit(main())"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def data(head: Head) -> dict:
+    """The result of a preprocessing, sent as Ray's own command sends it."""
+    words = [
+        "python", "-m", "pipelines.preprocess", f"preprocessing.input_path={GENOME}", "output.path=data",
+        "preprocessing.max_length=64", "preprocessing.split.by=tail", "tokenization.kind=char", f"cluster.storage_path={head.storage}",
+    ]
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ray"), "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", *words],
+        cwd=ROOT, env=head.environment() | {"RAY_AUTH_MODE": "token"}, capture_output=True, text=True, timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(json.loads(line) for line in reversed(done.stdout.splitlines()) if line.startswith("{"))
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A pretraining that was submitted, followed through a connection that broke twice, and stopped."""
+
+    run: Path
+    status: int
+    """Exit status of whoever followed it."""
+    result: dict
+    said: str
+    while_running: dict[str, str]
+    """The status of each job while it ran."""
+    arguments: list[str]
+    """Of all processes of the cluster while it ran."""
+    stop: tuple[int, dict, str]
+    lost: tuple[int, dict, str]
+    """Of another that followed it, whose connection was cut for good."""
+
+
+@pytest.fixture(scope="module")
+def stopped(head: Head, data: dict) -> Iterator[Stopped]:
+    proxy, dead = (Proxy(int(head.dashboard.rpartition(":")[2])) for _ in range(2))
+    run = head.storage / "runs" / "stopped"
+    metrics = run / "metrics.jsonl"
+    following = head.start("submit", "first", "--address", proxy.url, "--", *pretraining(head, 100000))
+    try:
+        for steps in (5, 20):
+            wait_until(lambda steps=steps: metrics.exists() and len(metrics.read_text().splitlines()) > steps, 120)
+            assert proxy.cut()
+        lost = head.start("logs", "first", "--address", dead.url, program=("-c", IMPATIENT))
+        wait_until(lambda: dead.num_accepted > 2, 60)  # two that ask for the version, then the stream
+        dead.close()
+        arguments = head.arguments()
+        jobs = head.run("status", "--address", head.dashboard)[1]["jobs"]
+        stop = head.run("stop", "first", "--address", head.dashboard)
+        yield Stopped(run, *finish(following), {job["submission_id"]: job["status"] for job in jobs}, arguments, stop, finish(lost))
+    finally:
+        following.kill()
+        proxy.close()
+        dead.close()
+
+
+def pretraining(head: Head, steps: int) -> list[str]:
+    return ["pretrain", *TINY, f"training.max_steps={steps}", f"cluster.storage_path={head.storage}", "training.output_dir=runs/stopped"]
+
+
+def test_preprocessed_by_rays_own_command(head: Head, data: dict) -> None:
+    assert data["path"] == f"{head.storage}/data" and data["splits"]["train"]["rows"] > 50
+    assert sent_with(head, "README.md") and not sent_with(head, "tests")
+
+
+def test_a_stopped_job_has_saved(head: Head, stopped: Stopped) -> None:
+    assert stopped.while_running["first"] == "running"
+    assert stopped.stop[0] == 0 and stopped.stop[1]["status"] == "stopped"
+    assert (stopped.status, stopped.result["status"], stopped.result["run"]) == (130, "interrupted", str(stopped.run))
+    saved = newest_whole(stopped.run, [])
+    assert saved is not None and read_info(saved).progress.step == stopped.result["steps"] > 20
+
+
+def test_each_line_of_its_log_came_once(head: Head, stopped: Stopped) -> None:
+    status, result, whole = head.run("logs", "first", "--address", head.dashboard)
+    assert (status, result) == (130, stopped.result)
+    ours = ("`hyena-glt logs first` follows it", "the job server does not answer")
+    assert [line for line in stopped.said.splitlines() if not any(text in line for text in ours)] == whole.splitlines()
+    assert "interrupted: saving a checkpoint" in whole
+
+
+def test_a_server_that_stays_away(stopped: Stopped) -> None:
+    status, result, said = stopped.lost
+    assert (status, result) == (1, {})
+    assert said.splitlines()[-1] == (
+        "error: the job server has not answered for 1 s (ConnectionError); job first may well go on, and `hyena-glt logs first` follows it "
+        "again"
+    )
+
+
+def test_what_was_sent_with_it(head: Head, stopped: Stopped) -> None:
+    (sent,) = sent_with(head, "config.yaml")
+    assert {path.name for path in sent.iterdir()} - {"__pycache__"} == {"hyena_glt", "pipelines", "cluster", "tune_spaces", "config.yaml"}
+    environment = json.loads((stopped.run / "environment.json").read_text())
+    assert environment["command"][1:] == ["pretrain", "config.yaml"] and environment["commit"] == code_commit()
+
+
+def sent_with(head: Head, name: str) -> list[Path]:
+    """The working directories on the head that hold a file or folder of that name."""
+    return [path.parent for path in (head.session / "runtime_resources" / "working_dir_files").glob(f"*/{name}")]
+
+
+def test_an_evaluation(head: Head, stopped: Stopped) -> None:
+    status, scores, said = head.submit("evaluate", str(stopped.run), "--metrics", "loss")
+    assert status == 0, said
+    assert scores["checkpoint"].startswith(str(stopped.run)) and scores["metrics"]["loss"] > 0
+
+
+@pytest.mark.long
+def test_a_stopped_run_goes_on_to_its_end(head: Head, stopped: Stopped) -> None:
+    steps = stopped.result["steps"] + 3
+    status, result, said = head.submit(*pretraining(head, steps))
+    assert (status, result["status"], result["steps"]) == (0, "finished", steps), said
+    assert f"going on from step {steps - 3}" in said
+
+
+def test_a_job_that_fails_says_so(head: Head, data: dict) -> None:
+    """Two at once, not waited for: settings that do not fit the output folder, and a genome that is not there."""
+    words = ["submit", "--no-wait", "--address", head.dashboard]
+    same = ["preprocess", f"preprocessing.input_path={GENOME}", "output.path=data", f"cluster.storage_path={head.storage}"]
+    missing = ["preprocess", "preprocessing.input_path=none.fa", "output.path=other", f"cluster.storage_path={head.storage}"]
+    jobs = {"wrong": ("--submission_id", "wrong", "--", *same), "missing": ("missing", "--", *missing)}
+    for name, process in [(name, head.start(*words, *job)) for name, job in jobs.items()]:
+        assert finish(process)[:2] == (0, {"submission_id": name, "status": "submitted"})
+    following = {name: head.start("logs", name, "--address", head.dashboard) for name in ("wrong", "missing", "nothing")}
+    again = head.start(*words, *jobs["wrong"])
+    status, result, said = finish(following["wrong"])
+    assert (status, result) == (2, {}) and f"{head.storage}/data is the output folder of another run" in said
+    assert said.splitlines()[-1] == "error: job wrong failed with exit status 2; its log is above"
+    status, _, said = finish(following["missing"])
+    assert status == 1 and said.splitlines()[-1] == "error: job missing failed with exit status 1; its log is above"
+    known = head.run("status", "wrong", "--address", head.dashboard)[1]
+    assert known.pop("seconds") > 0
+    assert known == {"submission_id": "wrong", "status": "failed", "command": "preprocess", "exit_status": 2}
+    assert finish(following["nothing"])[::2] == (
+        1, f"error: {head.dashboard}: there is no such job; `hyena-glt status` lists those that there are\n"
+    )
+    status, _, said = finish(again)
+    assert status == 1 and said.splitlines()[-1] == (
+        f"error: {head.dashboard}: a job of this id was submitted before; choose another --submission_id, or leave it out"
+    )
+
+
+def test_a_run_that_the_cluster_has_no_room_for_waits(head: Head, data: dict) -> None:
+    """It may be about to grow; here it is not."""
+    words = [word.replace("runs/stopped", "runs/waits") for word in pretraining(head, 5)]
+    status, result, said = head.submit(*words, "hardware.num_gpus=2", "cluster.start_timeout_s=6")
+    assert (status, result) == (1, {})
+    assert "waiting for room for 2 workers of 1 CPU and 1 GPU: the cluster has 2 CPUs and 0 GPUs" in said
+    assert "found no room within 6 s (cluster.start_timeout_s)" in said
+
+
+def test_no_secret_is_anywhere(head: Head, stopped: Stopped) -> None:
+    """The head's environment holds secrets, which all that it starts inherit: none stands in a file or a command line."""
+    token = (head.folder / "home" / ".ray" / "auth_token").read_bytes()
+    assert any("raylet" in word for word in stopped.arguments)
+    assert not any(CANARY in word or token.decode() in word for word in stopped.arguments)
+    files = [head.folder / "head.log", *(path for folder in (head.storage, head.session) for path in folder.rglob("*") if path.is_file())]
+    assert any("checkpoints" in path.parts for path in files) and any(path.name == "raylet.out" for path in files)
+    for path in files:
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:  # the head lives
+            continue
+        assert CANARY.encode() not in content and token not in content, path
+
+
+# Tokens
+
+
+def test_a_job_server_without_the_token(head: Head) -> None:
+    words = ("status", "--address", head.dashboard)
+    cases = {
+        "none": (head.environment("none"), "this cluster asks for a token, and there is none here; write"),
+        "wrong": (head.environment("wrong"), f"this cluster asks for another token than that in {head.folder}/wrong/.ray/auth_token; take"),
+        "off": (head.environment() | {"RAY_AUTH_MODE": "disabled"}, "and RAY_AUTH_MODE is 'disabled' here; leave it out"),
+    }
+    started = {name: head.start(*words, env=env) for name, (env, _) in cases.items()}
+    for name, process in started.items():
+        status, result, said = finish(process)
+        assert (status, result) == (1, {}) and len(said.splitlines()) == 1, said
+        assert said.startswith(f"error: {head.dashboard}: ") and cases[name][1] in said
+    for path in ("/api/version", "/api/jobs/", "/nodes", "/api/cluster_status"):
+        assert status_of(head.dashboard + path) == 401, path
+    assert status_of(f"{head.dashboard}/api/jobs/", {"Authorization": f"Bearer {'0' * 64}"}) == 403
+
+
+def test_no_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+    assert main(["status"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: http://127.0.0.1:9: no job server answers; is the cluster up, and its dashboard's port forwarded to this machine?"
+    )
+
+
+def test_an_open_way_for_the_token_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    for address in ("http://127.0.0.1:8265", "http://localhost:8265/", "https://10.0.0.1"):
+        assert _checked_url(address) == address.rstrip("/") and not caplog.messages
+    _checked_url("http://10.0.0.1:8265")
+    assert caplog.messages == [
+        "note: the token goes to 10.0.0.1 unencrypted; forward the dashboard's port to this machine (ray dashboard, kubectl port-forward, "
+        "ssh -L), or put https before it"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ended", "problem", "status"),
+    [
+        ({"status": "FAILED", "driver_exit_code": -9}, "job j failed with exit status 137; its log is above", 137),
+        ({"status": "FAILED", "message": "the node\nis gone"}, "job j failed: the node is gone", 1),
+        ({"status": "STOPPED"}, "job j was stopped", 130),
+    ],
+)
+def test_other_ends(ended: dict, problem: str, status: int) -> None:
+    with pytest.raises(JobError) as error:
+        _outcome("j", JobDetails(type="SUBMISSION", entrypoint="x", **ended), Transcript(io.StringIO()))
+    assert (str(error.value), error.value.exit_status) == (problem, status)
+
+
+# The transcript
+
+
+def test_a_stream_that_begins_again_repeats_nothing() -> None:
+    out = io.StringIO()
+    text = Transcript(out)
+    whole = "one\ntwo\n" + json.dumps({"status": "finished"}) + "\nlast words"
+    for length in (3, 9, 7, len(whole), len(whole)):
+        text.begin()
+        for start in range(0, length, 4):
+            text.take(whole[start : min(start + 4, length)])
+    assert out.getvalue() == whole
+    assert text.result() == {"status": "finished"}
+
+
+def test_a_log_without_a_result() -> None:
+    text = Transcript(io.StringIO())
+    text.take("{not json}\n[1]\nTraceback\n")
+    assert text.result() is None

@@ -1,0 +1,82 @@
+"""The files of Ray's cluster launcher: they fit its schema, nodes stand behind closed doors, on-demand nodes stand in for spot ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import ray
+
+from tests.cluster.shipped_files import LAUNCHERS, read_yaml
+
+SCHEMA = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
+CLOUDS = [path for path in LAUNCHERS if path.name != "onprem.yaml"]
+by_name = {"ids": lambda path: path.name}
+
+
+def is_spot(node_config: dict[str, Any]) -> bool:
+    """Whether the cloud may take the node back."""
+    market = node_config.get("InstanceMarketOptions", {}).get("MarketType")
+    return market == "spot" or node_config.get("scheduling", {}).get("provisioningModel") == "SPOT"
+
+
+@pytest.mark.parametrize("path", LAUNCHERS, **by_name)
+def test_it_fits_the_schema(path: Path) -> None:
+    jsonschema.validate(read_yaml(path), SCHEMA)
+
+
+def test_the_schema_refuses_a_misspelt_setting() -> None:
+    with pytest.raises(jsonschema.ValidationError, match="idle_timeout_minuets"):
+        jsonschema.validate(read_yaml(LAUNCHERS[0]) | {"idle_timeout_minuets": 5}, SCHEMA)
+
+
+@pytest.mark.parametrize("path", LAUNCHERS, **by_name)
+def test_the_head_keeps_its_dashboard_to_itself_and_takes_a_token(path: Path) -> None:
+    """Both start lists are given, because Ray's defaults open the dashboard to every address."""
+    config = read_yaml(path)
+    [head] = [line for line in config["head_start_ray_commands"] if "ray start" in line]
+    assert "--head" in head and "--dashboard-host=127.0.0.1" in head
+    assert all("--dashboard-host" not in line for line in config["worker_start_ray_commands"])
+    assert "--env RAY_AUTH_MODE=token" in config["docker"]["run_options"]
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert all(config[name] == [] for name in ("setup_commands", "head_setup_commands", "worker_setup_commands"))  # defaults install Ray
+
+
+@pytest.mark.parametrize("path", CLOUDS, **by_name)
+def test_nodes_have_no_public_address(path: Path) -> None:
+    config = read_yaml(path)
+    assert config["provider"]["use_internal_ips"] is True
+    assert "security_group" not in config["provider"]  # Ray would add a rule of its own that opens port 22
+    for kind in config["available_node_types"].values():
+        node = kind["node_config"]
+        if config["provider"]["type"] == "aws":
+            assert node["SecurityGroupIds"] and node["SubnetIds"]
+        else:
+            assert all("accessConfigs" not in interface for interface in node["networkInterfaces"])
+
+
+@pytest.mark.parametrize("path", CLOUDS, **by_name)
+def test_on_demand_nodes_stand_in_for_spot_nodes(path: Path) -> None:
+    config = read_yaml(path)
+    kinds = config["available_node_types"]
+    head = kinds[config["head_node_type"]]
+    assert head["resources"] == {"CPU": 0} and not is_spot(head["node_config"])
+    for pool in ("cpu", "gpu"):
+        spot, on_demand = kinds[f"{pool}_spot"], kinds[f"{pool}_on_demand"]
+        assert is_spot(spot["node_config"]) and not is_spot(on_demand["node_config"])
+        assert spot["priority"] > on_demand["priority"]
+        assert spot["resources"] == on_demand["resources"]  # the priority decides between types that are used equally well
+        assert ("GPU" in spot["resources"]) == (pool == "gpu")
+        machine = "InstanceType" if config["provider"]["type"] == "aws" else "machineType"
+        assert spot["node_config"][machine] == on_demand["node_config"][machine]
+    assert sum(kind.get("max_workers", 0) for kind in kinds.values()) >= config["max_workers"]
+
+
+def test_what_is_to_be_filled_in_stands_in_capitals() -> None:
+    for path in CLOUDS:
+        text = "".join(line for line in path.read_text().splitlines(keepends=True) if not line.lstrip().startswith("#"))
+        assert not re.search(r"\b(ami|sg|subnet|fs|vpc)-[0-9a-f]{8,}|@[\w-]+\.iam\.", text)

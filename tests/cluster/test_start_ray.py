@@ -1,0 +1,33 @@
+"""A driver that goes to a cluster by its address: with its token, and one sentence without."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.cluster.head import Head
+
+pytestmark = pytest.mark.slow
+JOIN = (
+    "import pipelines\nfrom hyena_glt.errors import HyenaError\nfrom pipelines._ray import start_ray\nimport ray\n"
+    "get = ray.remote(lambda refs: ray.get(refs[0]))\n"
+    "try:\n    with start_ray(None, None):\n        print(ray.get(get.remote([ray.put(42)]), timeout=60))\n"
+    "except HyenaError as error:\n    print(error)\n"
+)
+"""Asks a worker for what the driver holds, which goes both ways."""
+
+
+def join(head: Head, **environment: str) -> subprocess.Popen[str]:
+    return head.start(env=environment | {"RAY_ADDRESS": head.address}, program=("-c", JOIN))
+
+
+def test_with_the_token_and_without(head: Head) -> None:
+    right, wrong, none = (head.environment(home) for home in ("home", "wrong", "none"))
+    started = [join(head, **environment) for environment in (right, wrong, none, right | {"RAY_AUTH_MODE": "disabled"})]
+    said = [process.communicate(timeout=120) for process in started]
+    assert said[0][0] == "42\n", said
+    assert said[1][0].startswith(f"{head.address}: this cluster asks for another token than that in {head.folder}/wrong/.ray/auth_token; ")
+    assert said[2][0].startswith(f"{head.address}: this cluster asks for a token, and there is none here; ")
+    assert said[3][0] == f"{head.address}: this cluster asks for a token, and RAY_AUTH_MODE is 'disabled' here; leave it out\n"
+    assert [err for _, err in said[1:]] == [""] * 3

@@ -1,0 +1,57 @@
+"""A run waits for room for all of its workers, says what is missing, and not for ever."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+
+import pytest
+import ray
+from ray.util import placement_group, placement_group_table, remove_placement_group
+
+from hyena_glt.errors import ClusterError
+from hyena_glt.training import gang as module
+from hyena_glt.training.gang import Gang, await_gang
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+PAIR = Gang(2, {"CPU": 1.0})
+
+
+def is_tidy() -> bool:
+    """Whether no group is left; Ray removes them behind the call."""
+    deadline = time.monotonic() + 10
+    while any(group["state"] != "REMOVED" for group in placement_group_table().values()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_room_is_found_at_once_and_left_for_the_run() -> None:
+    await_gang(PAIR, timeout_s=10)
+    assert is_tidy()
+    await_gang(PAIR, timeout_s=10)  # the room of a group that has gone is free again, if not at once
+
+
+def test_it_waits_until_another_has_left(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(module, "SILENT_S", 0.0)
+    other = placement_group([{"CPU": 1.0}])
+    ray.get(other.ready())
+    leaving = threading.Timer(1.5, remove_placement_group, [other])
+    leaving.start()
+    began = time.monotonic()
+    await_gang(PAIR, timeout_s=60)
+    leaving.join()
+    assert time.monotonic() - began > 1 and is_tidy()
+    assert re.search("waiting for room for 2 workers of 1 CPU: the cluster has 2 CPUs, of which . CPUs? are free; 0:5", caplog.text)
+
+
+def test_what_never_fits_is_a_sentence() -> None:
+    with pytest.raises(ClusterError, match=re.escape(
+        "a worker of 3 CPUs and 0.5 GPUs found no room within 0 s (cluster.start_timeout_s): the cluster has 2 CPUs and 0 GPUs, of which "
+    ) + r".* are free\. Ask for less \(cluster\.train_workers, cluster\.cpus_per_worker, hardware\.num_gpus\), or look at why the "
+        "cluster does not grow$"):
+        await_gang(Gang(1, {"CPU": 3.0, "GPU": 0.5}), timeout_s=0)
+    assert is_tidy()
