@@ -34,13 +34,15 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 from scale_report import Row, write  # noqa: E402
 
 from hyena_glt.config import config_from_dict  # noqa: E402
+from hyena_glt.data import parquet  # noqa: E402
 from hyena_glt.data.manifest import InputFile, Manifest, SplitManifest, write_manifest  # noqa: E402
 from hyena_glt.data.readers import read_row_group  # noqa: E402
 from hyena_glt.data.resume import sections  # noqa: E402
 from hyena_glt.data.row_format import RowFormat  # noqa: E402
 from hyena_glt.data.shard_index import COLUMNS, Shards  # noqa: E402
 from hyena_glt.tokenizers import Tokenizer, build_tokenizer  # noqa: E402
-from tests.data.made_folder import make_folder, settings  # noqa: E402
+from hyena_glt.tokenizers.base import NUM_SPECIAL  # noqa: E402
+from tests.data.made_folder import settings  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 1024
@@ -246,8 +248,11 @@ def median_s(work: Callable[[], object], times: int) -> float:
 
 def decode_row(folder: Path) -> Row:
     """How fast one process reads and unpacks a row group of bases."""
-    made = make_folder(folder, {"train": ((GROUP_ROWS,),)}, width=WIDTH)
-    path, packing = made / "train/part-00000.parquet", RowFormat(width=WIDTH, id_bits=4).packings["input_ids"]
+    row_format, path, number = RowFormat(width=WIDTH, id_bits=4), folder / "part-00000.parquet", np.arange(GROUP_ROWS)
+    packing, ids = row_format.packings["input_ids"], np.random.default_rng(0).integers(NUM_SPECIAL, NUM_SPECIAL + 4, (GROUP_ROWS, WIDTH))
+    columns = [packing.pack(ids.astype(np.uint8)), ["a.fa"] * GROUP_ROWS, ["chr1"] * GROUP_ROWS, number * WIDTH, number * 0 + WIDTH]
+    with parquet.writer(path, row_format.schema, compress=True) as writer:
+        writer.write_table(pa.table(dict(zip(row_format.schema.names, columns, strict=True)), row_format.schema))
     seconds = median_s(lambda: read_row_group(path, 0, GROUP_ROWS, "input_ids", packing), 20)
     return {"group_bytes": path.stat().st_size, "group_s": seconds, "tokens_per_s": GROUP_ROWS * WIDTH / seconds}
 
@@ -278,7 +283,7 @@ def main() -> None:
         report["plan"] = [plan_row(shards, GROUPS, work / f"data{shards}") for shards in args.shards]
         report["large"] = plan_row(*LARGE, work / "large")
         report["commit"] = [commit_row(work / f"run{files}", files) for files in RANK_FILES]
-        report["decode"] = decode_row(work / "decode")
+        report["decode"] = decode_row(work)
         write(report, args.out)
         report["actors"] = actor_rows(work / "large", args.actors, args.ranks, args.steps)
     write(report, args.out)

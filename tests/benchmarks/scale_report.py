@@ -58,8 +58,8 @@ def _actors(report: Row) -> list[str]:
     tokens = row["rows"] * 1024
     return [
         "## Workers\n",
-        f"{row['actors']} Ray actors on this machine, together {row['ranks']:,} ranks, on the 10 TB of tokens. CPU seconds are those of one actor, "
-        "wall seconds of all of them on this machine.\n",
+        f"{row['actors']} Ray actors on this machine, together {row['ranks']:,} ranks, on the 10 TB of tokens. CPU seconds are those of "
+        "one actor, wall seconds of all of them here.\n",
         "| | |", "|---|---|",
         f"| all actors started and imported, wall | {row['start_s']:.1f} s |",
         f"| imports of one, CPU | {row['import_cpu_s']:.2f} s |",
