@@ -32,6 +32,7 @@ MAY_IMPORT_RAY = (
     "hyena_glt.data",
     "hyena_glt.training.failures",
     "hyena_glt.training.gang",
+    "hyena_glt.training.gauges",
     "hyena_glt.training.launch",
     "hyena_glt.training.worker",
     "hyena_glt.inference",

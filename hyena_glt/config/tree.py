@@ -431,6 +431,8 @@ class ClusterConfig:
     """Restarts after a worker or node was lost that bring no new checkpoint."""
     start_timeout_s: float = 1800.0
     """How long a run waits for room for all of its workers, at the start and after a node was lost."""
+    stall_timeout_s: float = 600.0
+    """Seconds without a step (validation and saving included) after which a worker writes its stack to the run folder."""
     collective_timeout_s: float = 1800.0
     """How long a worker waits for the others in a sum before the run starts again."""
     num_cpus: int | None = None
@@ -446,7 +448,7 @@ class ClusterConfig:
                 f"storage_path must be an absolute path or a URL, got {storage}",
             ),
             (0 < self.gpus_per_worker <= 1, f"gpus_per_worker must be above 0 and at most 1, got {self.gpus_per_worker}"),
-            (self.collective_timeout_s > 0, f"collective_timeout_s must be above 0, got {self.collective_timeout_s}"),
+            *above_zero(self, "collective_timeout_s", "stall_timeout_s"),
             *at_least(1, self, "cpus_per_worker", "num_cpus"),
             *at_least(0, self, "max_failures", "start_timeout_s"),
         )

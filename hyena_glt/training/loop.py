@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from .prepare import Run, find_checkpoint, prepare
 from .saver import Wanted
 from .statistics import observed, statistics
 from .timeline import Stage
+from .watchdog import watched
 from .worker import INTERRUPTED, WITHDRAWN, Worker
 
 LOWER_RATE = (
@@ -75,8 +76,19 @@ class RolledBack(Exception):
 def _train(run: Run) -> Progress:
     _start_report(run)
     run.engine.train()
-    run.meter, reason, start = Meter(), None, run.progress.step
+    run.meter = Meter()
+    with watched(run.worker.run, run.worker.rank, run.cfg.cluster.stall_timeout_s) as alive:
+        _take_steps(run, alive)
+    run.saver.wait()
+    _end_report(run)
+    return run.progress
+
+
+def _take_steps(run: Run, alive: Callable[[], None]) -> None:
+    """Step, log, evaluate and save until the run ends."""
+    reason, start = None, run.progress.step
     while reason is None and run.progress.step < run.plan.total_steps:
+        alive()
         step, stage = run.progress.step, run.plan.stage(run.progress.step)
         torch.manual_seed(hash((run.cfg.training.seed, step, run.worker.rank)))  # dropout too is a function of the step
         if step in (start, stage.first_step):
@@ -88,9 +100,6 @@ def _train(run: Run) -> Progress:
         early = _evaluate_if_due(run, last=reason == "finished")
         _save_if_due(run, reason or early)
         reason = reason or early
-    run.saver.wait()
-    _end_report(run)
-    return run.progress
 
 
 def take_step(run: Run, rate: float) -> str | None:
@@ -99,9 +108,9 @@ def take_step(run: Run, rate: float) -> str | None:
     with run.meter.waiting():
         batches = run.feed.next_step()
     domain_tokens = (sum(of_domain) for of_domain in zip(*(b.domain_tokens for b in batches), strict=True))
-    weight, stop, look, *tokens = run.worker.sum(
-        sum(b.total_weight for b in batches), run.worker.stop_requested(run.progress.step), run.worker.wants_to_look(), *domain_tokens
-    ).tolist()
+    own = sum(b.total_weight for b in batches), run.worker.stop_requested(run.progress.step), run.worker.wants_to_look(), *domain_tokens
+    with run.meter.waiting_for_peers():
+        weight, stop, look, *tokens = run.worker.sum(*own).tolist()
     run.engine.set_rate(rate)
     run.engine.scale_loss(run.progress.loss_scale)
     every = run.cfg.logging.statistics_interval
@@ -204,15 +213,26 @@ def _log_if_due(run: Run, rate: float, *, last: bool) -> None:
     if not total.scored:  # only padding, ambiguous bases and bases without weight since the last line
         return
     _require_finite(run, "training loss", total.mean_loss)
-    run.write({
+    report = {
         **_position(run, "train"),
         **loss_metrics(total.mean_loss, total.accuracy, run.mixture.tokenizer, causal=run.objective.causal), **_drawn(run),
         "learning_rate": rate, "grad_norm": grad_norm,
-        "tokens_per_s": total.tokens_per_s(), "loader_wait_share": meter.loader_wait_share(),
+        "tokens_per_s": total.tokens_per_s(), "loader_wait_share": meter.loader_wait_share(), **_straggler(run, meter),
         "save_stalled_s": meter.stalled_s,
         **_mfu(run, total.tokens_per_s()), **device_metrics(run.worker.device),
         "skipped_steps": run.engine.skipped_steps(), **({"loss_scale": run.progress.loss_scale} if run.precision == "fp16" else {}),
-    })
+    }
+    run.write(report)
+    run.worker.show(report)
+
+
+def _straggler(run: Run, meter: Meter) -> Report:
+    """How long this worker waits for the others in a step, and who lets them wait: the one that waits least. Every rank must call it."""
+    if run.worker.world_size == 1:
+        return {}
+    own = meter.peer_wait_s / max(1, meter.steps)
+    waits = run.worker.sum(*(own * (rank == run.worker.rank) for rank in range(run.worker.world_size)))
+    return {"peer_wait_s": own, "straggler_gap_s": float(waits.max() - waits.min()), "slowest_rank": int(waits.argmin())}
 
 
 def _drawn(run: Run) -> Report:

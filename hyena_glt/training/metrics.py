@@ -101,6 +101,9 @@ class Meter:
     """Seconds in which this worker waited for the loader."""
     stalled_s: float = 0.0
     """Seconds in which training stood still for checkpoints."""
+    steps: int = 0
+    peer_wait_s: float = 0.0
+    """Seconds in which this worker waited for the others to begin a step."""
 
     def add(self, loss_sum: torch.Tensor, hits: torch.Tensor, batch: Batch) -> None:
         """Add one micro-step's sums."""
@@ -137,6 +140,14 @@ class Meter:
         began = time.monotonic()
         yield
         self.waited_s += time.monotonic() - began
+
+    @contextmanager
+    def waiting_for_peers(self) -> Iterator[None]:
+        """Count the time inside, once a step, as waiting for the other workers."""
+        began = time.monotonic()
+        yield
+        self.peer_wait_s += time.monotonic() - began
+        self.steps += 1
 
     def loader_wait_share(self) -> float:
         """Share of the time since the meter was made in which this worker waited for the loader."""

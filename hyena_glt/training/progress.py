@@ -7,13 +7,17 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from tqdm import tqdm
 
 from .metrics import METRICS_FILE, Report, whole_size
+from .watchdog import STACKS, stalled_ranks
 
 POLL_S = 0.5
+LOOK_FOR_STACKS = 20
+"""Polls between two looks for workers that make no step."""
 
 
 @contextmanager
@@ -34,13 +38,28 @@ def progress_bar(run: Path, *, total_steps: int) -> Iterator[None]:
 def _follow(path: Path, offset: int, total_steps: int, done: threading.Event) -> None:
     interactive = sys.stderr.isatty()
     with tqdm(total=total_steps, unit="step", disable=not interactive, dynamic_ncols=True, file=sys.stderr, desc="training") as bar:
-        ended = False
-        while not ended:
+        ended, stalled = False, stalled_ranks(path.parent)
+        for poll in count():
+            if ended:
+                return
             ended = done.wait(POLL_S)  # one more look after the end, for the last lines
+            if ended or poll % LOOK_FOR_STACKS == 0:
+                stalled = _tell_stalled(bar, path.parent, known=stalled)
             lines = _whole_lines(path, offset)
             offset += sum(map(len, lines))
             for line in lines:
                 _show(bar, json.loads(line), interactive)
+
+
+def _tell_stalled(bar: tqdm, run: Path, *, known: list[int]) -> list[int]:
+    """A line about the workers that stand still since the last look; all that do now."""
+    stalled = stalled_ranks(run)
+    if new := [rank for rank in stalled if rank not in known]:
+        who = "worker" if len(new) == 1 else "workers"
+        bar.write(
+            f"warning: no step from {who} {', '.join(map(str, new))} for cluster.stall_timeout_s; stacks in {run / STACKS}", file=sys.stderr
+        )
+    return stalled
 
 
 def _whole_lines(path: Path, offset: int) -> list[bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,9 @@ import torch.distributed as dist
 from ..errors import ClusterError
 from .metrics import Report
 from .orders import STOP, held_at, read_order
+
+if TYPE_CHECKING:
+    from .gauges import Gauges
 
 HOLD_POLL_S = 0.02
 LOOK_S = 1.0
@@ -34,6 +38,7 @@ class Worker:
     """The run folder, on storage that every worker sees."""
     token: str
     """The start that this worker belongs to."""
+    gauges: Gauges | None = None
     reports_to_ray: bool = False
     _next_look: float = 0.0
 
@@ -89,11 +94,20 @@ class Worker:
             ray.train.report({key: value for key, value in report.items() if value is not None})
 
 
+    def show(self, report: Report) -> None:
+        """Put this worker's own figures on its node's metrics endpoint."""
+        if self.gauges:
+            self.gauges.show(report)
+
+
 def ray_worker(run: str, token: str) -> Worker:
     """This process as Ray Train started it."""
     import ray.train
     import ray.train.torch
 
+    from .gauges import Gauges
+
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
-    return Worker(context.get_world_rank(), context.get_world_size(), device, Path(run), token, reports_to_ray=True)
+    rank = context.get_world_rank()
+    return Worker(rank, context.get_world_size(), device, Path(run), token, Gauges(Path(run).name, rank), reports_to_ray=True)

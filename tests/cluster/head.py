@@ -36,6 +36,8 @@ class Head:
     """URL of the dashboard and job server."""
     address: str
     """host:port for drivers."""
+    metrics: str
+    """URL that Prometheus would ask."""
     process: subprocess.Popen[bytes]
 
     @property
@@ -108,11 +110,11 @@ def running_head(folder: Path) -> Iterator[Head]:
     environment = {
         **clean_environment(), **dict.fromkeys(SECRETS, CANARY),
         "HOME": str(folder / "home"), "RAY_AUTH_MODE": "token", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_metrics_report_interval_ms": "1000",
     }
     with (folder / "head.log").open("wb") as log:
         process = subprocess.Popen([*namespace, *words], cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
-    head = Head(folder, f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", process)
+    head = Head(folder, f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", f"http://127.0.0.1:{others[3]}/metrics", process)
     try:
         wait_until(
             lambda: status_of(f"{head.dashboard}/api/version") == 401, START_S, process=process, said=(folder / "head.log").read_text
@@ -144,6 +146,15 @@ def status_of(url: str, headers: Mapping[str, str] | None = None) -> int | None:
         return error.code
     except OSError:
         return None
+
+
+def text_of(url: str) -> str:
+    """What a URL answers; "" where nothing does."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
 
 
 def wait_until(

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 LAUNCHERS = [CLUSTER / name for name in ("aws.yaml", "gcp.yaml", "onprem.yaml")]
 MANIFESTS = [CLUSTER / "kuberay" / name for name in ("raycluster.yaml", "rayjob.yaml")]
-OTHERS = [CLUSTER / "slurm.sh", CLUSTER / "Dockerfile"]
+OTHERS = [CLUSTER / name for name in ("slurm.sh", "Dockerfile", "grafana.json")]
 
 WORLD = re.compile(r"0\.0\.0\.0|::/0|\bLoadBalancer\b|\bNodePort\b|enableIngress|^\s*EXPOSE\b", re.MULTILINE)
 SECRET = re.compile(

@@ -18,7 +18,8 @@ from cluster.parcel import code_commit
 from hyena_glt.cli import main
 from hyena_glt.errors import JobError
 from hyena_glt.training.checkpoint import newest_whole, read_info
-from tests.cluster.head import CANARY, ROOT, Head, Proxy, finish, status_of, wait_until
+from hyena_glt.training.gauges import GAUGES
+from tests.cluster.head import CANARY, ROOT, Head, Proxy, finish, status_of, text_of, wait_until
 
 GENOME = ROOT / "pipelines" / "genomes" / "phix174.fa"
 TINY = [
@@ -60,6 +61,8 @@ class Stopped:
     """The status of each job while it ran."""
     arguments: list[str]
     """Of all processes of the cluster while it ran."""
+    figures: str
+    """What the metrics endpoint of the node said while it ran."""
     stop: tuple[int, dict, str]
     lost: tuple[int, dict, str]
     """Of another that followed it, whose connection was cut for good."""
@@ -79,9 +82,12 @@ def stopped(head: Head, data: dict) -> Iterator[Stopped]:
         wait_until(lambda: dead.num_accepted > 2, 60)  # two that ask for the version, then the stream
         dead.close()
         arguments = head.arguments()
+        wait_until(lambda: "ray_hyena_glt_loss{" in text_of(head.metrics), 60)
+        figures = text_of(head.metrics)
         jobs = head.run("status", "--address", head.dashboard)[1]["jobs"]
         stop = head.run("stop", "first", "--address", head.dashboard)
-        yield Stopped(run, *finish(following), {job["submission_id"]: job["status"] for job in jobs}, arguments, stop, finish(lost))
+        running = {job["submission_id"]: job["status"] for job in jobs}
+        yield Stopped(run, *finish(following), running, arguments, figures, stop, finish(lost))
     finally:
         following.kill()
         proxy.close()
@@ -111,6 +117,14 @@ def test_each_line_of_its_log_came_once(head: Head, stopped: Stopped) -> None:
     ours = ("`hyena-glt logs first` follows it", "the job server does not answer")
     assert [line for line in stopped.said.splitlines() if not any(text in line for text in ours)] == whole.splitlines()
     assert "interrupted: saving a checkpoint" in whole
+
+
+def test_prometheus_finds_the_figures_of_each_worker(stopped: Stopped) -> None:
+    lines = [line for line in stopped.figures.splitlines() if line.startswith("ray_hyena_glt_")]
+    shown = {line.partition("{")[0].removeprefix("ray_hyena_glt_") for line in lines}
+    assert {"step", "loss", "tokens_per_s", "learning_rate", "loader_wait_share"} <= shown <= set(GAUGES)
+    assert all('run="stopped"' in line and 'rank="0"' in line for line in lines)
+    assert max(float(line.split()[-1]) for line in lines if line.startswith("ray_hyena_glt_step{")) > 5
 
 
 def test_a_server_that_stays_away(stopped: Stopped) -> None:

@@ -12,6 +12,7 @@ from hyena_glt import __version__
 from tests.cluster.shipped_files import CLUSTER, LAUNCHERS, MANIFESTS, OTHERS, ROOT, open_doors, secrets_in
 
 ALL = [*LAUNCHERS, *MANIFESTS, *OTHERS]
+STARTING = [path for path in ALL if path.name != "grafana.json"]
 
 
 def test_nothing_is_left_out() -> None:
@@ -26,6 +27,11 @@ def test_no_door_and_no_secret(path: Path) -> None:
     text = path.read_text()
     assert not open_doors(text)
     assert not secrets_in(text)
+
+
+@pytest.mark.parametrize("path", STARTING, ids=lambda path: path.name)
+def test_each_cluster_asks_for_a_token(path: Path) -> None:
+    text = path.read_text()
     assert "RAY_AUTH_MODE=token" in text or "authOptions: {mode: token}" in text
 
 

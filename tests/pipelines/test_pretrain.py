@@ -73,6 +73,7 @@ def test_a_run_leaves_what_was_promised(trained: tuple[Path, dict], data: Path) 
     train = [report for report in read_reports(run / METRICS_FILE) if report["kind"] == "train"]
     assert [report["step"] for report in train] == [1, 2, 3, 4]
     assert train[0].keys() >= {"loss", "perplexity", "bits_per_base", "accuracy", "learning_rate", "grad_norm", "tokens_per_s", "epoch"}
+    assert all(report["straggler_gap_s"] >= 0 and report["slowest_rank"] in (0, 1) for report in train)
     assert last_reports(run / METRICS_FILE)["start"]["precision"] == "bf16"
     assert load_config(run / "config.yaml").data.val_path == str(data)
 
