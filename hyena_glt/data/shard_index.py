@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import DataError
+from ..files import LEADS_OUT
 from .storage import Location, read_bytes
 
 INDEX = "shards.parquet"
@@ -52,6 +54,10 @@ class Shards:
     """The shards of a split in the order of their rows, kept as columns: a `Shard` is made when it is asked for."""
 
     def __init__(self, columns: pa.Table) -> None:
+        """ValueError for a path that leads out of the folder."""
+        outside = columns.filter(pc.match_substring_regex(columns["path"], LEADS_OUT))["path"]
+        if len(outside):
+            raise ValueError(f"the shard {outside[0].as_py()!r} lies outside of the folder")
         self._columns = columns
 
     @classmethod
