@@ -33,6 +33,7 @@ from .near_duplicates import near_duplicate_windows
 from .plan import DataPlan, Genome, Run, make_plan, refuse_empty_splits
 from .resume import discard, sections
 from .scratch import SCRATCH
+from .shard_index import Shards
 from .shards import Written, written
 from .single_files import converted_splits
 from .stages import ray_data_context, results, task_rows
@@ -167,7 +168,7 @@ def _measure_leakage(cfg: SplitConfig, plan: DataPlan, on_progress: OnProgress) 
 
 
 def _publish(job: Job, manifest: Manifest) -> Manifest:
-    """Write the manifest, which makes the folder whole, after all else; the scratch folder is no longer needed."""
+    """Write the manifest with the shards' index, which makes the folder whole, after all else; the scratch folder is no longer needed."""
     if isinstance(job.destination, Url):
         upload(job.output / TOKENIZER, job.destination / TOKENIZER)
     with naming(job.output / MANIFEST):
@@ -192,10 +193,10 @@ def _counter(plan: DataPlan, stage: str, on_progress: OnProgress) -> Callable[[T
 
 def _sum_split(parts: Mapping[Task, Written], split: str) -> SplitManifest:
     of_split = [part for task, part in sorted(parts.items()) if task.split == split]
-    shards = tuple(part.shard for part in of_split if part.shard)
+    shards = [part.shard for part in of_split if part.shard]
     return SplitManifest(
         rows=sum(shard.rows for shard in shards), tokens=sum(shard.tokens for shard in shards),
-        bases=sum(part.bases for part in of_split), shards=shards,
+        bases=sum(part.bases for part in of_split), shards=Shards.of(shards),
     )
 
 

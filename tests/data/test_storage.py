@@ -21,7 +21,7 @@ from hyena_glt.data import parquet
 from hyena_glt.data.dataset import open_rows
 from hyena_glt.data.inputs import find_annotations, find_inputs
 from hyena_glt.data.manifest import locate_split, read_manifest
-from hyena_glt.data.readers import all_row_group_sizes, read_rows
+from hyena_glt.data.readers import find_shard, read_rows
 from hyena_glt.data.sources.go_terms import read_go_terms
 from hyena_glt.data.sources.regions import read_regions
 from hyena_glt.data.sources.structures import read_structure
@@ -216,7 +216,7 @@ def test_a_folder_in_a_store_reads_as_it_does_here(bucket, folder):
     assert verify(remote) == []
     for split in ("train", "test"):
         one, other = open_rows(remote, split, 5), open_rows(str(folder), split, 5)
-        assert one.row_groups == other.row_groups and one.tokenizer == other.tokenizer
+        assert np.array_equal(one.group_sizes(), other.group_sizes()) and one.tokenizer == other.tokenizer
         order = np.random.default_rng(0).permutation(one.num_rows)
         assert np.array_equal(one.read(order), other.read(order))
     with pytest.raises(DataError, match=f"{remote} has no val split, only train, test; preprocess again"):
@@ -244,24 +244,36 @@ def test_conversion_from_a_store(bucket, folder, tmp_path):
 
 def test_a_row_group_is_one_request(bucket, folder, monkeypatch):
     copy_to(bucket, folder)
-    manifest = read_manifest(bucket)
-    all_row_group_sizes(bucket, manifest.splits["train"].shards)
-    opened = []
-    monkeypatch.setattr(pq, "ParquetFile", lambda *_, **__: opened.append(1))
-    for index in (0, 1, 0):
-        read_rows(bucket / "train/part-00000.parquet", index)
-    assert not opened, "size and footer were read again"
+    shard = find_shard(bucket, read_manifest(bucket).splits["train"].shards[0])
+    opened, plain = [], pq.ParquetFile
+    monkeypatch.setattr(pq, "ParquetFile", lambda *given, **settings: opened.append(1) or plain(*given, **settings))
+    for index, num_rows in ((0, 30), (1, 7), (0, 30)):
+        read_rows(shard, index, num_rows)
+    assert opened == [1], "size and footer were read again"
+
+
+def test_opening_a_data_set_asks_for_no_shard(bucket, folder, monkeypatch):
+    copy_to(bucket, folder)
+    asked, plain = [], parquet._opened
+    monkeypatch.setattr(parquet, "_opened", lambda path: asked.append(path.name) or plain(path))
+    monkeypatch.setattr("hyena_glt.data.readers.size", lambda path: asked.append(path.name) or size(path))
+    rows = open_rows(str(bucket), "train")
+    assert (rows.num_rows, asked) == (42, [])
+    rows.read(np.array([41]))
+    assert asked == ["part-00001.parquet"] * 2
+    rows.read(np.arange(42))
+    assert asked == ["part-00001.parquet"] * 2 + ["part-00000.parquet"] * 2, "what was found once is not looked for again"
 
 
 def test_no_more_objects_stay_open_than_the_bound(bucket, folder, monkeypatch):
     copy_to(bucket, folder)
     names = ["train/part-00000.parquet", "train/part-00001.parquet", "test/part-00000.parquet"]
-    wanted = [read_rows(folder / name, 0) for name in names]
+    wanted = [read_rows(folder / name, 0, num_rows) for name, num_rows in zip(names, (30, 5, 3), strict=True)]
     opened, plain, counts = [], pq.ParquetFile, []
     monkeypatch.setattr(pq, "ParquetFile", lambda *given, **settings: opened.append(1) or plain(*given, **settings))
     monkeypatch.setattr(parquet, "MAX_OBJECTS", 2)
     for number in (0, 1, 0, 2, 0, 1):
-        assert read_rows(bucket / names[number], 0).equals(wanted[number])
+        assert read_rows(bucket / names[number], 0, len(wanted[number])).equals(wanted[number])
         counts.append(len(opened))
     assert counts == [1, 2, 2, 3, 3, 4], "the one that was not used for the longest time is closed"
 
@@ -289,7 +301,7 @@ def test_damage_in_a_store_is_found(bucket, folder):
     assert any("part-00001.parquet: has 5 bytes, the manifest says" in sentence for sentence in verify(str(bucket)))
     assert f"{bucket}/train/more: is not in the manifest; remove it" in verify(str(bucket))
     with pytest.raises(DataError, match="part-00001.parquet: 5 bytes, the manifest has"):
-        open_rows(str(bucket), "train")
+        open_rows(str(bucket), "train").read(np.array([41]))
 
 
 def test_another_process_reads_with_the_environment_alone(bucket, folder):

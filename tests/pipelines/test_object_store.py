@@ -59,7 +59,7 @@ def test_from_fasta_to_scores(genomes: Url, bucket: Url, tmp_path: Path) -> None
     assert ended.process.wait() == 2 and "preprocessing.max_length: 64 there, 32 here" in (tmp_path / "stderr").read_text()
     assert contents(output) == found
     valid = validate_data(str(output))
-    assert valid["damage"] == [] and valid["files"] == len(list_files(output)) - 2  # all but the manifest and the tokenizer
+    assert valid["damage"] == [] and valid["files"] == len(list_files(output)) - 3  # all but manifest, index and tokenizer
 
     trained = run(tmp_path, "pretrain", *MODEL, f"data.train_path={output}", f"training.output_dir={tmp_path}/run")
     assert trained["status"] == "finished" and trained["steps"] == 3 and trained["val_loss"] > 0
@@ -98,7 +98,7 @@ def test_the_bytes_are_those_of_a_local_run(genomes: Url, bucket: Url, tmp_path:
 def test_hdf5_of_the_guide(genomes: Url, bucket: Url, tmp_path: Path) -> None:
     """`data.train_path: .../train.h5`, with val.h5 beside it."""
     run(tmp_path, *preprocess_words(genomes, bucket / "data", "output.format=hdf5"))
-    assert sorted(contents(bucket / "data")) == ["manifest.json", "test.h5", "tokenizer.json", "train.h5", "val.h5"]
+    assert sorted(contents(bucket / "data")) == ["manifest.json", "shards.parquet", "test.h5", "tokenizer.json", "train.h5", "val.h5"]
     data = [f"data.train_path={bucket}/data/train.h5", f"data.val_path={bucket}/data/val.h5"]
     trained = run(tmp_path, "pretrain", *MODEL, *data, f"training.output_dir={tmp_path}/run")
     assert trained["steps"] == 3 and trained["val_loss"] > 0
