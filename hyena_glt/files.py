@@ -9,6 +9,9 @@ from pathlib import Path
 
 from .errors import StorageError
 
+LEADS_OUT = r"^/|(^|/)\.\.(/|$)"
+"""Names in a list of files that mean a place outside the folder of the list: absolute ones, and those with a step up."""
+
 
 def atomic_write(path: Path, content: str | bytes) -> None:
     """Write under a temporary name, through to the disk, then rename: whoever reads sees the old content or the new."""

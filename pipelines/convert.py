@@ -9,7 +9,8 @@ from pathlib import Path
 
 from hyena_glt.data.convert import Format, stored_as, write_split
 from hyena_glt.data.hdf5 import is_hdf5
-from hyena_glt.data.manifest import MANIFEST, TOKENIZER, Manifest, Shard, read_manifest, write_manifest
+from hyena_glt.data.manifest import MANIFEST, TOKENIZER, Manifest, read_manifest, write_manifest
+from hyena_glt.data.shard_index import Shards
 from hyena_glt.data.storage import Url, location
 from hyena_glt.errors import ConfigError, DataError
 from hyena_glt.tokenizers import load_tokenizer
@@ -35,7 +36,8 @@ def convert(source: str, target: str) -> Result:
             raise DataError(f"a file could not be read or written ({error}); when that is cured, run the same command again") from error
     written = read_manifest(out)
     rows = {name: split.rows for name, split in written.splits.items()}
-    return {"path": str(out), "format": wanted, "rows": rows, "bytes": sum(shard.size for shard in _shards(written))}
+    num_bytes = sum(shard.size for split in written.splits.values() for shard in split.shards)
+    return {"path": str(out), "format": wanted, "rows": rows, "bytes": num_bytes}
 
 
 def _local(target: str) -> str:
@@ -77,8 +79,4 @@ def _finished_before(out: Path, wanted: Manifest) -> bool:
 
 
 def _without_shards(manifest: Manifest) -> Manifest:
-    return replace(manifest, splits={name: replace(split, shards=()) for name, split in manifest.splits.items()})
-
-
-def _shards(manifest: Manifest) -> tuple[Shard, ...]:
-    return tuple(shard for split in manifest.splits.values() for shard in split.shards)
+    return replace(manifest, splits={name: replace(split, shards=Shards.of(())) for name, split in manifest.splits.items()})

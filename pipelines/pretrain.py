@@ -32,7 +32,6 @@ from hyena_glt.config import (
     require_built,
 )
 from hyena_glt.data.dataset import Rows
-from hyena_glt.data.manifest import checksum
 from hyena_glt.data.mixture import Mixture, as_paths, open_training, open_validation
 from hyena_glt.data.storage import location
 from hyena_glt.errors import CheckpointError, ClusterError, ConfigError
@@ -359,7 +358,7 @@ def environment(mixture: Mixture) -> dict[str, Any]:
         "command": sys.argv, "commit": code_commit(), "python": platform.python_version(), "platform": platform.platform(),
         "versions": {"hyena-glt": __version__} | {name: version(name) for name in ("torch", "ray", "deepspeed", "numpy", "pyarrow")},
         "devices": {name: count for name, count in sorted(ray.cluster_resources().items()) if name.startswith(("CPU", "GPU", "accel"))},
-        "cpu": _cpu_name(), "data": [{"folder": str(rows.folder), "checksum": checksum(rows.manifest)} for rows in mixture.rows],
+        "cpu": _cpu_name(), "data": [{"folder": str(rows.folder), "checksum": rows.manifest.checksum} for rows in mixture.rows],
         "inputs": [
             {"path": item.path, "size": item.size, "sha256": item.sha256} for rows in mixture.rows for item in rows.manifest.inputs
         ],

@@ -1,7 +1,8 @@
-"""The README says what is true: its Python runs, its tree is the tree, its commands and settings exist."""
+"""The README says what is true: its Python and its examples run, its tree is the tree, its commands and settings exist."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,8 @@ from hyena_glt.model.count import count_parameters
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+SOURCES = README.partition("| source | settings | example")[2].partition("\n\n")[0].splitlines()[2:]
+"""The rows of the table of sources."""
 
 
 @pytest.mark.slow
@@ -29,6 +32,27 @@ def test_the_python_runs_as_written(tmp_path: Path) -> None:
     beats, shape_and_bits = done.stdout.strip().splitlines()
     assert beats.startswith("[")
     assert shape_and_bits.startswith("(32,) [")
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("row", SOURCES, ids=[row.split("|")[1].strip()[:30] for row in SOURCES])
+def test_each_source_runs_as_written(row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """At a root of its own, which has the files that the commands name."""
+    for name in ("pipelines", "tests"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    words = re.search(r"`hyena-glt (.+?)` \|$", row)[1].split()
+    done = run_command(words, capsys)
+    assert Path(done["path"]).parent == tmp_path / "data" and done["splits"]["train"]["rows"] > 0
+    valid = run_command(["validate-data", done["path"]], capsys)
+    assert valid["damage"] == [] and valid["rows"] == sum(split["rows"] for split in done["splits"].values())
+
+
+def run_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
+    """What a command prints as its result."""
+    status, printed = main(words), capsys.readouterr()
+    assert status == 0, printed.err
+    return json.loads(printed.out.splitlines()[-1])
 
 
 def test_the_tree_is_the_tree() -> None:

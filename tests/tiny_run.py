@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from hyena_glt.config import Config, config_from_dict, dump_config, only_task
 from hyena_glt.data.batches import EvaluationBatches, Slice, TrainingBatches
 from hyena_glt.data.dataset import Rows, open_rows
-from hyena_glt.data.manifest import InputFile, Manifest, Shard, SplitManifest, write_manifest
+from hyena_glt.data.manifest import InputFile, Manifest, SplitManifest, write_manifest
 from hyena_glt.data.mixture import open_training
 from hyena_glt.data.row_format import RowFormat, id_bits
+from hyena_glt.data.shard_index import Shard, Shards
 from hyena_glt.inference import LoadedModel, load_model
 from hyena_glt.model import LanguageModel, build_model
 from hyena_glt.objectives import Objective, build_objective
@@ -96,8 +97,12 @@ def _write_shard(folder: Path, split: str, table: pa.Table, tokens: int) -> Spli
     pq.write_table(table, path, row_group_size=64, write_page_checksum=True)
     content = path.read_bytes()
     checksum = hashlib.sha256(content).hexdigest()
-    shard = Shard(path=f"{split}/{path.name}", rows=len(table), tokens=tokens, size=len(content), sha256=checksum)
-    return SplitManifest(rows=len(table), tokens=tokens, bases=int(table["length"].to_numpy().sum()), shards=(shard,))
+    metadata = pq.read_metadata(path)
+    shard = Shard(
+        path=f"{split}/{path.name}", rows=len(table), tokens=tokens, size=len(content), sha256=checksum,
+        row_groups=tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)),
+    )
+    return SplitManifest(rows=len(table), tokens=tokens, bases=int(table["length"].to_numpy().sum()), shards=Shards.of([shard]))
 
 
 def write_lambda_data(

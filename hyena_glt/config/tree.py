@@ -56,7 +56,7 @@ class OutputConfig:
     scratch_path: str | None = None
     """Folder for intermediate files, seen by all nodes, where `path` is in an object store; default: .hyena-glt in the current folder."""
     chunk_size: int = 10_000
-    """Rows a shard, at most; long rows make smaller shards, of some 16 million bases."""
+    """Rows a shard, at most; long rows make smaller shards, of some 16 million bases, and an input of over 100,000 shards larger ones."""
     compress: bool = True
     """Compress the shards: Parquet by zstd, HDF5 by gzip."""
 

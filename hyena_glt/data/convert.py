@@ -18,9 +18,10 @@ from ..errors import DataError
 from ..files import appearing
 from ..tokenizers.base import PAD
 from . import hdf5, parquet
-from .manifest import Manifest, Shard, SplitManifest, encode_manifest
+from .manifest import Manifest, SplitManifest, encode_manifest
 from .readers import read_rows, row_group_sizes
 from .row_format import RowFormat
+from .shard_index import Shard, Shards
 from .storage import Location
 from .verify import file_sha256
 
@@ -44,7 +45,7 @@ def write_split(folder: Location, manifest: Manifest, split: str, target: Path, 
     rows, compress = manifest.row_format, bool(manifest.config["output"]["compress"])
     groups, summed = _row_groups(folder, manifest.splits[split].shards), manifest.splits[split]
     if wanted == "hdf5":
-        described = encode_manifest(stored_as(manifest, wanted, {split: replace(summed, shards=())}))
+        described = encode_manifest(stored_as(manifest, wanted, {split: summed}))
         shards = [_write_hdf5(target, split, groups, rows, summed.rows, described, compress=compress)]
     else:
         shards = [
@@ -57,41 +58,51 @@ def write_split(folder: Location, manifest: Manifest, split: str, target: Path, 
             f"{folder}: its {split} split has {found[0]:,} rows and {found[1]:,} tokens, the manifest says {summed.rows:,} and "
             f"{summed.tokens:,}; preprocess again into a new folder"
         )
-    return replace(summed, shards=tuple(shards))
+    return replace(summed, shards=Shards.of(shards))
 
 
-def _row_groups(folder: Location, shards: tuple[Shard, ...]) -> RowGroups:
+def _row_groups(folder: Location, shards: Shards) -> RowGroups:
     for number, shard in enumerate(shards):
         path = folder / shard.path
         sizes = row_group_sizes(folder, shard)
         numbers = hdf5.row_groups(path)[:, 1].tolist() if hdf5.is_hdf5(path) else [number] * len(sizes)
-        for index, of_shard in enumerate(numbers):
-            yield of_shard, read_rows(path, index)
+        for index, (of_shard, num_rows) in enumerate(zip(numbers, sizes, strict=True)):
+            yield of_shard, read_rows(path, index, num_rows)
 
 
 def _write_hdf5(
     target: Path, split: str, groups: RowGroups, rows: RowFormat, num_rows: int, manifest: bytes, *, compress: bool
 ) -> Shard:
-    path, tokens = target / f"{split}.h5", 0
+    path, tokens, sizes = target / f"{split}.h5", 0, list[int]()
 
     def counted() -> RowGroups:
         nonlocal tokens
         for number, table in groups:
             tokens += _num_tokens(table, rows)
+            sizes.append(table.num_rows)
             yield number, table
 
     with appearing(path) as unfinished:
         hdf5.write(unfinished, rows, num_rows, counted(), manifest=manifest, compress=compress)
-    return Shard(path=path.name, rows=num_rows, tokens=tokens, size=path.stat().st_size, sha256=file_sha256(path))
+    return _described(target, path.name, tokens, sizes)
 
 
 def _write_parquet(target: Path, name: str, tables: Iterator[pa.Table], rows: RowFormat, *, compress: bool) -> Shard:
-    path, num_rows, tokens = target / name, 0, 0
-    with appearing(path) as unfinished, parquet.writer(unfinished, rows.schema, compress=compress) as writer:
+    tokens, sizes = 0, list[int]()
+    with appearing(target / name) as unfinished, parquet.writer(unfinished, rows.schema, compress=compress) as writer:
         for table in tables:
             writer.write_table(table, row_group_size=table.num_rows)
-            num_rows, tokens = num_rows + table.num_rows, tokens + _num_tokens(table, rows)
-    return Shard(path=name, rows=num_rows, tokens=tokens, size=path.stat().st_size, sha256=file_sha256(path))
+            tokens += _num_tokens(table, rows)
+            sizes.append(table.num_rows)
+    return _described(target, name, tokens, sizes)
+
+
+def _described(target: Path, name: str, tokens: int, sizes: list[int]) -> Shard:
+    """A file that was written, with its row groups' sizes."""
+    path = target / name
+    return Shard(
+        path=name, rows=sum(sizes), tokens=tokens, size=path.stat().st_size, sha256=file_sha256(path), row_groups=tuple(sizes)
+    )
 
 
 def _num_tokens(table: pa.Table, rows: RowFormat) -> int:

@@ -10,18 +10,20 @@ import numpy as np
 from ..errors import DataError
 from ..tokenizers import Tokenizer, load_tokenizer
 from ..tokenizers.base import CLS, PAD, SEP
-from .manifest import Manifest, Shard, locate_split, read_manifest
+from .manifest import Manifest, locate_split, read_manifest
 from .places import Places, read_places
-from .readers import all_row_group_sizes, read_row_group
+from .readers import find_shard, read_row_group, with_row_groups
+from .shard_index import Shards
 from .storage import Location
 
 
 @dataclass(frozen=True, slots=True)
 class RowGroup:
-    """One unit of reading: a Parquet row group."""
+    """One unit of reading: where it lies."""
 
-    shard: int
+    path: Location
     index: int
+    """Its number in the shard."""
     num_rows: int
 
 
@@ -50,11 +52,28 @@ class Rows:
     manifest: Manifest
     tokenizer: Tokenizer
     sequence_length: int | None
-    shards: tuple[Shard, ...]
-    row_groups: tuple[RowGroup, ...]
     cached_row_groups: int
     """Row groups kept in memory, about 1 MiB of ids each."""
+    _starts: tuple[np.ndarray, np.ndarray] | None = None
+    """Of row groups and shards, once a row is read or the order of rows is drawn."""
+    _found: set[int] = field(default_factory=set)
+    """Numbers of the shards that were looked for."""
     _cache: OrderedDict[tuple[str, int], np.ndarray] = field(default_factory=OrderedDict)
+
+    @property
+    def shards(self) -> Shards:
+        """In the order of the rows."""
+        return self.manifest.splits[self.split].shards
+
+    @property
+    def group_starts(self) -> np.ndarray:
+        """The first stored row of each row group, and the end of the last, int64 [groups + 1]."""
+        return self._find_starts()[0]
+
+    @property
+    def shard_starts(self) -> np.ndarray:
+        """The first row group of each shard, and the end of the last, int64 [shards + 1]."""
+        return self._find_starts()[1]
 
     @property
     def pieces(self) -> int:
@@ -73,7 +92,7 @@ class Rows:
 
     @property
     def num_rows(self) -> int:
-        return self.pieces * sum(group.num_rows for group in self.row_groups)
+        return self.pieces * self.manifest.splits[self.split].rows
 
     @property
     def num_tokens(self) -> int:
@@ -92,7 +111,7 @@ class Rows:
 
     def group_sizes(self) -> np.ndarray:
         """Rows in each row group, int64 [groups]."""
-        return np.array([group.num_rows * self.pieces for group in self.row_groups], np.int64)
+        return np.diff(self.group_starts) * self.pieces
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Token ids [len(rows), width] in the order asked for, with the tokenizer's [CLS] and [SEP]."""
@@ -104,24 +123,39 @@ class Rows:
         weights = self._gather("weights", rows).astype(np.float32) if self.weighted else None
         return TokenRows(self._gather("input_ids", rows), weights)
 
+    def row_group(self, number: int) -> RowGroup:
+        """Where a row group lies; DataError at the first one of a shard that is missing or cut short."""
+        shard = int(np.searchsorted(self.shard_starts, number, side="right")) - 1
+        described = self.shards[shard]
+        if shard not in self._found:
+            find_shard(self.folder, described)
+            self._found.add(shard)
+        num_rows = int(self.group_starts[number + 1] - self.group_starts[number])
+        return RowGroup(self.folder / described.path, number - int(self.shard_starts[shard]), num_rows)
+
     def places(self) -> Places:
         """Where the stored rows lie; reads four columns of every shard."""
-        return read_places(self.folder / shard.path for shard in self.shards)
+        return read_places(find_shard(self.folder, shard) for shard in self.shards)
+
+    def _find_starts(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._starts is None:
+            self._starts = with_row_groups(self.folder, self.shards).starts()
+        return self._starts
 
     def _gather(self, column: str, rows: np.ndarray) -> np.ndarray:
         """A packed column [len(rows), piece_length]."""
-        starts = np.concatenate([[0], np.cumsum(self.group_sizes())])
-        groups = np.searchsorted(starts, rows, side="right") - 1
-        return np.stack([self._group(column, int(g))[int(r - starts[g])] for g, r in zip(groups, rows, strict=True)])
+        stored, piece = np.divmod(rows, self.pieces)
+        groups = np.searchsorted(self.group_starts, stored, side="right") - 1
+        within = (stored - self.group_starts[groups]) * self.pieces + piece
+        return np.stack([self._group(column, int(group))[row] for group, row in zip(groups, within, strict=True)])
 
     def _group(self, column: str, number: int) -> np.ndarray:
         """A packed column of one row group, cut to pieces; the most recently used stay in memory."""
         if (column, number) in self._cache:
             self._cache.move_to_end((column, number))
             return self._cache[column, number]
-        group = self.row_groups[number]
-        path, packing = self.folder / self.shards[group.shard].path, self.manifest.row_format.packings[column]
-        values = cut_rows(read_row_group(path, group.index, column, packing), self.piece_length)
+        group, packing = self.row_group(number), self.manifest.row_format.packings[column]
+        values = cut_rows(read_row_group(group.path, group.index, group.num_rows, column, packing), self.piece_length)
         self._cache[column, number] = values
         if len(self._cache) > self.cached_row_groups * (1 + self.weighted):
             self._cache.popitem(last=False)
@@ -133,17 +167,14 @@ def open_rows(path: str, split: str, sequence_length: int | None = None, *, cach
 
     Rows read in order need few row groups in memory; shuffled ones need as many as are shuffled together.
 
-    Raises DataError where the folder, its manifest or a shard is missing, cut short or unreadable.
+    Raises DataError where the folder, its manifest or the index of its shards is missing or damaged. A shard is looked for when one of
+    its rows is read; without an index (`readers.with_row_groups`) all are, when the first is.
     """
     folder, split = locate_split(path, split)
     manifest = read_manifest(folder)
     if split not in manifest.splits:
         raise DataError(f"{folder} has no split {split!r}, only {', '.join(sorted(manifest.splits))}")
-    shards = tuple(manifest.splits[split].shards)
-    sizes = all_row_group_sizes(folder, shards)
-    groups = [RowGroup(shard, index, size) for shard, of_shard in enumerate(sizes) for index, size in enumerate(of_shard)]
-    tokenizer = load_tokenizer(manifest.tokenizer)
-    return Rows(folder, split, manifest, tokenizer, sequence_length, shards, tuple(groups), cached_row_groups)
+    return Rows(folder, split, manifest, load_tokenizer(manifest.tokenizer), sequence_length, cached_row_groups)
 
 
 def cut_rows(values: np.ndarray, length: int) -> np.ndarray:

@@ -86,10 +86,11 @@ def record_digests(records: pa.Table, output: Path) -> np.ndarray:
 def digest_records(task: pa.Table, *, records: pa.Table, output: Path) -> pa.Table:
     """The digests of the records (columns file, offset, length) from number `first` to `last` (not included) of a task's one row."""
     first, last = task["first"][0].as_py(), task["last"][0].as_py()
-    digests = []
+    digests, opened, letters = [], None, np.empty(0, np.uint8)
     for row in records.slice(first, last - first).to_pylist():
-        letters = np.memmap(bases_file(output, row["file"]), np.uint8, "r", row["offset"], (row["length"],))
-        digests.append(hashlib.sha256(letters).digest()[:DIGEST_BYTES])
+        if row["file"] != opened:  # opening takes longer than to digest a short record
+            opened, letters = row["file"], np.asarray(np.memmap(bases_file(output, row["file"]), np.uint8, "r"))
+        digests.append(hashlib.sha256(letters[row["offset"] : row["offset"] + row["length"]]).digest()[:DIGEST_BYTES])
     return pa.table({"number": np.arange(first, last), "digest": pa.array(digests, pa.binary(DIGEST_BYTES))})
 
 

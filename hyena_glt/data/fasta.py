@@ -1,7 +1,13 @@
 """Read one FASTA file as a stream: plain, gzip or bgzip; check every letter, find the records. Runs on the workers, without Ray.
 
-The file is read once, a few MiB at a time. Clean letters (upper case, no line ends) go to a sink, one byte a base, so that a
+The file is read once, a piece at a time. Clean letters (upper case, no line ends) go to a sink, one byte a base, so that a
 later stage reads any stretch of any record by one seek, whatever the line widths and the compression of the original.
+
+Why no library reads here: pysam's FastxFile and Biopython hold a record whole (180 and 242 MiB for 63 Mb, this file 1) and begin at the
+start, where here one record is many tasks; with every letter looked at they take 5 and 8 times as long, from gzip 1.8 and 3 times
+(tests/benchmarks/results/fasta_readers.md). FastxFile skips what stands before the first record, ends a record at a NUL, keeps a '>' inside
+a line and reads FASTQ into the bargain, all without a word and without a line number; faidx (pysam, pyfaidx) wants lines of equal length,
+an index beside the file and no plain gzip.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from .coordinates import Coordinates
 from .sources.intervals import Intervals, Stretches, union
 from .sources.lines import listed
 from .sources.regions import match_names, read_regions
+from .storage import Location
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Features:
 
 
 def read_features(
-    cfg: PreprocessingConfig, files: Mapping[str, Sequence[Path]], coordinates: Coordinates, lower_case: Callable[[], Stretches]
+    cfg: PreprocessingConfig, files: Mapping[str, Sequence[Location]], coordinates: Coordinates, lower_case: Callable[[], Stretches]
 ) -> Features:
     """Read what `cfg` asks for; `files` are those of each section, `lower_case` gives the lower-case places.
 
@@ -93,7 +93,7 @@ Labelled = tuple[np.ndarray, np.ndarray, list[str]]
 """Places and labels of some intervals."""
 
 
-def _regions(cfg: RegionsConfig, files: Iterable[Path], label_by: str | None, coordinates: Coordinates) -> Iterator[Labelled]:
+def _regions(cfg: RegionsConfig, files: Iterable[Location], label_by: str | None, coordinates: Coordinates) -> Iterator[Labelled]:
     for file in files:
         found = read_regions(
             file, types=cfg.types, anchor=cfg.anchor, upstream=cfg.upstream, downstream=cfg.downstream, label_by=label_by
@@ -109,7 +109,7 @@ def _regions(cfg: RegionsConfig, files: Iterable[Path], label_by: str | None, co
             yield start, end, [intervals.label_K[i] for i in number.tolist()]
 
 
-def _go_terms(cfg: GoTermsConfig, files: Iterable[Path], coordinates: Coordinates) -> Iterator[Labelled]:
+def _go_terms(cfg: GoTermsConfig, files: Iterable[Location], coordinates: Coordinates) -> Iterator[Labelled]:
     from .sources.go_terms import match_proteins, read_go_terms  # Biopython is an extra
 
     for file in files:

@@ -168,7 +168,7 @@ def _last_parts(pieces: pa.Table) -> dict[int, int]:
     return dict(zip(last["file"].to_pylist(), last["part_max"].to_pylist(), strict=True))
 
 
-def read_structure_file(path: Path, sequence_type: SequenceType, sink: BinaryIO) -> Contents:
+def read_structure_file(path: Location, sequence_type: SequenceType, sink: BinaryIO) -> Contents:
     """As `read_fasta`, for the polymers of a PDB or mmCIF file, whose letters have no case."""
     from .sources.structures import read_structure  # gemmi is an extra
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..config.preprocessing import PreprocessingConfig
 from ..errors import DataError
-from .storage import Location, Url, find_objects, location
+from .storage import Location, Url, find_objects, is_folder, location
 
 SUFFIXES = tuple(kind + packed for kind in (".fa", ".fasta", ".fna", ".ffn", ".frn", ".faa") for packed in ("", ".gz", ".bgz"))
 """What a FASTA file in a folder is called; a file named by itself may be called anything."""
@@ -42,18 +42,18 @@ def _below_common(files: Mapping[str, Location]) -> list[tuple[str, Location]]:
     return [(path[len(common) :].lstrip("/"), file) for path, file in files.items()]
 
 
-def find_annotations(cfg: PreprocessingConfig) -> dict[str, list[Path]]:
+def find_annotations(cfg: PreprocessingConfig) -> dict[str, list[Location]]:
     """Section of `preprocessing` or setting of its split -> its files, for those that name some; DataError for a path that yields none."""
     found = {}
     for name in SECTIONS:
         if section := getattr(cfg, name):
             paths = (section.path,) if isinstance(section.path, str) else section.path
-            found[name] = [Path(os.path.abspath(file)) for path in paths for file in _matches(f"preprocessing.{name}.path", path)]
+            found[name] = [file for path in paths for file in _matches(f"preprocessing.{name}.path", path)]
     for setting in ("val_intervals", "test_intervals"):
         listed = getattr(cfg.split, setting)
         beds = [text for text in ((listed,) if isinstance(listed, str) else listed) if is_bed(text)]
         if beds:
-            found[setting] = [Path(os.path.abspath(file)) for path in beds for file in _matches(f"preprocessing.split.{setting}", path)]
+            found[setting] = [file for path in beds for file in _matches(f"preprocessing.split.{setting}", path)]
     return found
 
 
@@ -62,7 +62,7 @@ def is_bed(text: str) -> bool:
     return text.lower().removesuffix(".gz").removesuffix(".bgz").endswith(".bed")
 
 
-def named_annotations(annotations: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
+def named_annotations(annotations: Mapping[str, Sequence[Location]]) -> dict[str, Location]:
     """What each file is called in the manifest: section and file name, with a number where a section has several."""
     return {
         f"{section}{f' {number}' if len(files) > 1 else ''}: {file.name}": file
@@ -71,8 +71,13 @@ def named_annotations(annotations: Mapping[str, Sequence[Path]]) -> dict[str, Pa
     }
 
 
-def _matches(setting: str, path: str) -> list[str]:
-    files = [match for match in sorted(glob.glob(path, recursive=True)) if Path(match).is_file()]
+def _matches(setting: str, path: str) -> list[Location]:
+    """The files of a path or glob; not those of a folder."""
+    place = location(path)
+    if isinstance(place, Url):
+        files = [] if is_folder(place) else find_objects(place)
+    else:
+        files = [Path(os.path.abspath(match)) for match in sorted(glob.glob(path, recursive=True)) if Path(match).is_file()]
     if not files:
         raise DataError(f"{setting}: no file {path!r}; check the path")
     return files
@@ -88,11 +93,10 @@ def _expand(path: str) -> list[Location]:
 
 def _expand_url(url: Url) -> list[Location]:
     found = find_objects(url)
-    files = found if found == [url] else [item for item in found if item.name.lower().endswith(SUFFIXES)]
+    files = found if found == [url] else [item for item in found if item.name.lower().endswith(SUFFIXES + STRUCTURES)]
     if not files:
-        raise DataError(f"preprocessing.input_path: no input in {url}: {'nothing there has a FASTA name' if found else 'nothing is there'}")
-    if structures := [item for item in files if item.name.lower().endswith(STRUCTURES)]:
-        raise DataError(f"preprocessing.input_path: {structures[0]}: structures are read from local files; copy it to a folder")
+        reason = "nothing there has the name of a FASTA or structure file" if found else "nothing is there"
+        raise DataError(f"preprocessing.input_path: no input in {url}: {reason}")
     return [*files]
 
 

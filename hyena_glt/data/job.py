@@ -23,7 +23,9 @@ ROW_GROUP_TOKENS = 1 << 20
 
 
 TASK_BASES = 1 << 24
-"""Bases in a task, at most."""
+"""Bases in a task, at most, of an output that does not need more than `MAX_SHARDS` tasks then."""
+MAX_SHARDS = 100_000
+"""Tasks of an output, about: a larger input makes larger shards, not more of them."""
 
 
 class Task(NamedTuple):
@@ -95,7 +97,8 @@ class Job:
 
     def tasks(self, rows_per_shard: int) -> Iterator[Task]:
         """All windows of all splits, in order; a task has few enough that long windows too make many tasks."""
-        windows_per_task = min(rows_per_shard, max(1, TASK_BASES // self.cut.max_length))
+        num_windows = sum(regions.num_windows for regions in self.regions.values())
+        windows_per_task = max(1, min(rows_per_shard, TASK_BASES // self.cut.max_length), -(-num_windows // MAX_SHARDS))
         for split, regions in self.regions.items():
             for number, first in enumerate(range(0, regions.num_windows, windows_per_task)):
                 yield Task(split, number, first, min(first + windows_per_task, regions.num_windows))

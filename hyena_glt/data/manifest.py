@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -16,10 +17,11 @@ from .hdf5 import is_hdf5
 from .readers import embedded_manifest
 from .row_format import RowFormat, id_bits
 from .scratch import SCRATCH
+from .shard_index import INDEX, Shard, Shards, encode_index, read_index
 from .storage import Location, is_folder, location, names_in, read_bytes, size, write_bytes
 
-SCHEMA_VERSION, WHOLE_BYTES_VERSION = 3, 2
-"""What is written; and what is read too: up to it every id took a byte or two."""
+SCHEMA_VERSION, NO_INDEX_VERSION, WHOLE_BYTES_VERSION = 4, 3, 2
+"""What is written; and what is read too: up to the second the manifest lists the shards, up to the third every id took a byte or two."""
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -48,24 +50,13 @@ class InputFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Shard:
-    """One Parquet or HDF5 file; `path` is relative to the folder, `tokens` leaves out padding, `size` is in bytes."""
-
-    path: str
-    rows: int
-    tokens: int
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class SplitManifest:
     """The shards of one split in the order of their rows, and their sums; `bases` are those under a token."""
 
     rows: int
     tokens: int
     bases: int
-    shards: tuple[Shard, ...]
+    shards: Shards
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +78,8 @@ class Manifest:
     """What became of the variants that haplotypes were built with, counted."""
     leakage: Mapping[str, Any] = field(default_factory=dict)
     """Split -> how much of it is found in train, where that was measured (`similarity.leakage.Leakage`)."""
+    checksum: str = field(default="", compare=False)
+    """SHA-256 of the bytes that this was read from: two folders that have it in common hold the same rows, made in the same way."""
 
     @property
     def row_format(self) -> RowFormat:
@@ -99,43 +92,56 @@ def canonical_json(value: Json) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
-def encode_manifest(manifest: Manifest) -> bytes:
-    """The bytes of manifest.json; `checksum` is the SHA-256 of the canonical JSON without it."""
-    fields = {"schema_version": SCHEMA_VERSION, **asdict(manifest)}
-    return canonical_json(fields | {"checksum": hashlib.sha256(canonical_json(fields)).hexdigest()})
+def encode_manifest(manifest: Manifest, index_sha256: str | None = None) -> bytes:
+    """The bytes of manifest.json, where the shards stand in an index; of the manifest inside an HDF5 file, which is its own shard."""
+    fields = {
+        **asdict(replace(manifest, splits={})), "schema_version": SCHEMA_VERSION, "index_sha256": index_sha256,
+        "splits": {name: {"rows": split.rows, "tokens": split.tokens, "bases": split.bases} for name, split in manifest.splits.items()},
+    }
+    del fields["checksum"]
+    return _signed(canonical_json(fields))
 
 
-def checksum(manifest: Manifest) -> str:
-    """SHA-256 of manifest.json: two folders that have it in common hold the same rows, made in the same way."""
-    return hashlib.sha256(encode_manifest(manifest)).hexdigest()
+CHECKSUM = re.compile(rb'{\n "checksum": "(.*)",\n')
 
 
-def decode_manifest(content: bytes) -> Manifest:
-    """Inverse of `encode_manifest`; ValueError, with what is wrong, for bytes that it cannot have written."""
-    try:
-        fields = json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"it is not JSON ({error})") from error
-    if not isinstance(fields, dict) or canonical_json(fields) != content:
+def _signed(content: bytes) -> bytes:
+    """Canonical JSON with its own SHA-256, whose key is the first of all."""
+    return content.replace(b"{\n", b'{\n "checksum": "%b",\n' % hashlib.sha256(content).hexdigest().encode(), 1)
+
+
+def _unsigned(content: bytes) -> bytes:
+    """Inverse of `_signed`, without encoding anything again; ValueError for bytes that it cannot have written."""
+    signature = CHECKSUM.match(content)
+    if not signature:
         raise ValueError("its bytes are not those of a written manifest")
-    written = fields.pop("checksum", None)
-    if written != hashlib.sha256(canonical_json(fields)).hexdigest():
+    unsigned = b"{\n" + content[signature.end() :]
+    if hashlib.sha256(unsigned).hexdigest().encode() != signature[1]:
         raise ValueError("its content does not fit its checksum")
-    version = fields.pop("schema_version", None)
+    return unsigned
+
+
+def decode_manifest(content: bytes, folder: Location) -> Manifest:
+    """Inverse of `encode_manifest`, with the shards in the index of `folder`, where there is one.
+
+    Raises ValueError, with what is wrong, for bytes that it cannot have written, DataError for an index that is missing or damaged.
+    """
+    fields, checksum = json.loads(_unsigned(content)), hashlib.sha256(content).hexdigest()
+    version = fields.pop("schema_version")
     if version == WHOLE_BYTES_VERSION:
         fields["id_bits"] = max(8, id_bits(fields["tokenizer"]["vocab_size"] + NUM_SPECIAL))
-    elif version != SCHEMA_VERSION:
+    elif version not in (NO_INDEX_VERSION, SCHEMA_VERSION):
         raise ValueError(
-            f"it has schema version {version}, and this version of hyena-glt reads {WHOLE_BYTES_VERSION} and {SCHEMA_VERSION}"
+            f"it has schema version {version}, and this version of hyena-glt reads {WHOLE_BYTES_VERSION} to {SCHEMA_VERSION}"
         )
+    stored, index_sha256 = fields.pop("splits"), fields.pop("index_sha256", None)
+    if version == SCHEMA_VERSION:
+        shards = read_index(folder, index_sha256) if index_sha256 else {}
+    else:
+        shards = {name: Shards.of([Shard.from_json(shard) for shard in split.pop("shards")]) for name, split in stored.items()}
     columns, inputs = tuple(fields.pop("columns")), tuple(InputFile(**item) for item in fields.pop("inputs"))
-    stored = fields.pop("splits")
-    splits = {name: _split(stored[name]) for name in SPLITS if name in stored}
-    return Manifest(**fields, columns=columns, inputs=inputs, splits=splits)
-
-
-def _split(fields: dict[str, Any]) -> SplitManifest:
-    return SplitManifest(**fields | {"shards": tuple(Shard(**shard) for shard in fields["shards"])})
+    splits = {name: SplitManifest(**stored[name], shards=shards.get(name, Shards.of(()))) for name in SPLITS if name in stored}
+    return Manifest(**fields, columns=columns, inputs=inputs, splits=splits, checksum=checksum)
 
 
 def read_manifest(folder: str | Location) -> Manifest:
@@ -143,7 +149,7 @@ def read_manifest(folder: str | Location) -> Manifest:
     place = location(folder)
     path = place if is_hdf5(place) else place / MANIFEST
     try:
-        return _manifest_within(place) if is_hdf5(place) else decode_manifest(read_bytes(path))
+        return _manifest_within(place) if is_hdf5(place) else decode_manifest(read_bytes(path), place)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); {_state(place)}") from error
     except ValueError as error:
@@ -155,17 +161,19 @@ def _manifest_within(path: Location) -> Manifest:
     found = size(path)
     if found is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    manifest = decode_manifest(embedded_manifest(path))
-    splits = {
-        name: replace(split, shards=(Shard(path=".", rows=split.rows, tokens=split.tokens, size=found, sha256=""),))
+    manifest = decode_manifest(embedded_manifest(path), path)
+    own = {
+        name: Shard(path=".", rows=split.rows, tokens=split.tokens, size=found, sha256="", row_groups=None)
         for name, split in manifest.splits.items()
     }
-    return replace(manifest, splits=splits)
+    return replace(manifest, splits={name: replace(split, shards=Shards.of([own[name]])) for name, split in manifest.splits.items()})
 
 
 def write_manifest(folder: str | Location, manifest: Manifest) -> None:
-    """Write manifest.json in one step: a reader sees none or the whole."""
-    write_bytes(location(folder) / MANIFEST, encode_manifest(manifest))
+    """Write the index of the shards, then manifest.json in one step: a reader sees none or the whole."""
+    index = encode_index({name: split.shards for name, split in manifest.splits.items()})
+    write_bytes(location(folder) / INDEX, index)
+    write_bytes(location(folder) / MANIFEST, encode_manifest(manifest, hashlib.sha256(index).hexdigest()))
 
 
 def output_around(path: str | Location) -> tuple[Location, str | None]:

@@ -19,7 +19,6 @@ from ..tokenizers import Tokenizer
 from ..tokenizers.base import PAD
 from .augment import shift
 from .dataset import Rows, TokenRows, open_rows
-from .manifest import checksum
 from .storage import Location
 
 
@@ -64,7 +63,7 @@ class Mixture:
 
     def checksum(self) -> str:
         """Of the manifests of all domains; a single one's own."""
-        checksums = [checksum(rows.manifest) for rows in self.rows]
+        checksums = [rows.manifest.checksum for rows in self.rows]
         return checksums[0] if len(checksums) == 1 else hashlib.sha256("\n".join(checksums).encode()).hexdigest()
 
     def tokens(self, domains: np.ndarray, rows: np.ndarray, shifts: np.ndarray | None = None) -> TokenRows:

@@ -44,7 +44,7 @@ class Shuffle:
         """Order of the row groups, and the place at which each window of them starts."""
         self._order = np.random.default_rng([self._seed, epoch, 0, self._domain]).permutation(len(self._sizes))
         starts = np.concatenate([[0], np.cumsum(self._sizes[self._order])])
-        self._window_starts = starts[: -1 : self._window_groups]
+        self._window_starts = starts[: -1 : self._window_groups].copy()  # of one in so many, and not a view that keeps all
         self._epoch = epoch
 
     def _draw_window(self, epoch: int, window: int) -> None:

@@ -26,8 +26,6 @@ def schema(path: Location) -> pa.Schema:
 
 def row_group_sizes(path: Location) -> list[int]:
     """Rows in each row group."""
-    if isinstance(path, Url):
-        _objects.pop(path, None)  # a dataset is opened: an object may have been replaced since the last time
     metadata = _open(path).metadata
     return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
@@ -40,6 +38,11 @@ def read(path: Location, columns: list[str] | None = None, row_group: int | None
     if table.num_rows != wanted:  # a page whose header is damaged may be skipped without a word
         raise OSError(f"{table.num_rows} rows, wanted {wanted}")
     return table
+
+
+def forget(path: Url) -> None:
+    """Open an object anew when it is read next: it may have been replaced since the last time."""
+    _objects.pop(path, None)
 
 
 def writer(path: Path, rows: pa.Schema, *, compress: bool) -> pq.ParquetWriter:

@@ -51,7 +51,7 @@ class Run:
     destination: Location
     inputs: Mapping[str, Location]
     """Source name -> file of sequences, in the order of the rows."""
-    annotations: Mapping[str, Sequence[Path]]
+    annotations: Mapping[str, Sequence[Location]]
     """Section of `preprocessing` -> its files."""
     sha256: Mapping[str, str]
     """Of the inputs by source name, of the annotations by section and name."""

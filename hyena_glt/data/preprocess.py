@@ -33,10 +33,11 @@ from .near_duplicates import near_duplicate_windows
 from .plan import DataPlan, Genome, Run, make_plan, refuse_empty_splits
 from .resume import discard, sections
 from .scratch import SCRATCH
+from .shard_index import Shards
 from .shards import Written, written
 from .single_files import converted_splits
 from .stages import ray_data_context, results, task_rows
-from .storage import Url, upload
+from .storage import Url, download, upload
 from .verify import file_sha256
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _build_haplotypes(
     """Their records, the names of their files, and what became of the variants."""
     from .population import haplotype_records, plan_blocks  # pysam is an extra
 
-    blocks, names = plan_blocks(cfg, run.annotations["variants"], records, first_file=len(run.inputs))
+    blocks, names = plan_blocks(cfg, _local_variants(run), records, first_file=len(run.inputs))
     total, done = sum(block.num_bases for block in blocks), 0
 
     def count(block: SampleBlock) -> None:
@@ -104,6 +105,19 @@ def _build_haplotypes(
 
     built, counts = haplotype_records(blocks, run.output, count)
     return built, names, counts
+
+
+def _local_variants(run: Run) -> list[Path]:
+    """The VCF files; htslib wants files, so of an object in a store a copy lies in the scratch folder, which all workers see."""
+    folder, files = run.output / SCRATCH / "variants", run.annotations["variants"]
+    return [vcf if isinstance(vcf, Path) else _copied(vcf, folder / str(number) / vcf.name) for number, vcf in enumerate(files)]
+
+
+def _copied(url: Url, file: Path) -> Path:
+    """The file, once it holds the object."""
+    if not file.exists():
+        download(url, file)
+    return file
 
 
 def write(cfg: Config, plan: DataPlan, on_progress: OnProgress) -> Manifest:
@@ -154,7 +168,7 @@ def _measure_leakage(cfg: SplitConfig, plan: DataPlan, on_progress: OnProgress) 
 
 
 def _publish(job: Job, manifest: Manifest) -> Manifest:
-    """Write the manifest, which makes the folder whole, after all else; the scratch folder is no longer needed."""
+    """Write the manifest with the shards' index, which makes the folder whole, after all else; the scratch folder is no longer needed."""
     if isinstance(job.destination, Url):
         upload(job.output / TOKENIZER, job.destination / TOKENIZER)
     with naming(job.output / MANIFEST):
@@ -179,10 +193,10 @@ def _counter(plan: DataPlan, stage: str, on_progress: OnProgress) -> Callable[[T
 
 def _sum_split(parts: Mapping[Task, Written], split: str) -> SplitManifest:
     of_split = [part for task, part in sorted(parts.items()) if task.split == split]
-    shards = tuple(part.shard for part in of_split if part.shard)
+    shards = [part.shard for part in of_split if part.shard]
     return SplitManifest(
         rows=sum(shard.rows for shard in shards), tokens=sum(shard.tokens for shard in shards),
-        bases=sum(part.bases for part in of_split), shards=shards,
+        bases=sum(part.bases for part in of_split), shards=Shards.of(shards),
     )
 
 

@@ -5,13 +5,13 @@ The format follows the name. The modules of both have `schema`, `row_group_sizes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -19,34 +19,47 @@ import pyarrow as pa
 from ..errors import DataError
 from . import hdf5, parquet
 from .row_format import Packing
-from .storage import Location, first_line, size
-
-if TYPE_CHECKING:
-    from .manifest import Shard
+from .shard_index import Shard, Shards
+from .storage import Location, Url, first_line, size
 
 REQUESTS = 16
 """Shards of an object store that are opened at once: each waits for the network a few times."""
 
 
-def row_group_sizes(folder: Location, shard: Shard) -> list[int]:
-    """Rows in each row group, after comparing the shard's size with the manifest's; DataError if it is missing or cut short."""
+def find_shard(folder: Location, shard: Shard) -> Location:
+    """Where a shard lies that has the manifest's size; DataError if it is missing or cut short."""
     path = folder / shard.path
+    if isinstance(path, Url):
+        parquet.forget(path)
     found = size(path)
     if found != shard.size:
         raise DataError(
             f"{path}: {'missing' if found is None else f'{found:,} bytes'}, the manifest has {shard.size:,} bytes; "
             f"run `hyena-glt validate-data {folder}` for the whole damage, then preprocess again into a new folder"
         )
+    return path
+
+
+def row_group_sizes(folder: Location, shard: Shard) -> list[int]:
+    """Rows in each row group, as the shard itself says; DataError as for `find_shard`."""
+    path = find_shard(folder, shard)
     with _damage(path):
         return _format(path).row_group_sizes(path)
 
 
-def all_row_group_sizes(folder: Location, shards: Sequence[Shard]) -> list[list[int]]:
-    """`row_group_sizes` of each shard; those of an object store are asked for side by side."""
+def with_row_groups(folder: Location, shards: Shards) -> Shards:
+    """The same shards with the sizes of their row groups.
+
+    Where no index tells them (older folders, an HDF5 file alone) each shard is asked, those of an object store side by side.
+    """
+    if shards.tell_row_groups:
+        return shards
     if isinstance(folder, Path):
-        return [row_group_sizes(folder, shard) for shard in shards]
-    with ThreadPoolExecutor(REQUESTS) as threads:
-        return list(threads.map(row_group_sizes, repeat(folder), shards))
+        sizes = [row_group_sizes(folder, shard) for shard in shards]
+    else:
+        with ThreadPoolExecutor(REQUESTS) as threads:
+            sizes = list(threads.map(row_group_sizes, repeat(folder), shards))
+    return Shards.of([replace(shard, row_groups=tuple(own)) for shard, own in zip(shards, sizes, strict=True)])
 
 
 def schema(path: Location) -> pa.Schema:
@@ -61,16 +74,23 @@ def read_columns(path: Location, columns: list[str]) -> pa.Table:
         return _format(path).read(path, columns)
 
 
-def read_rows(path: Location, index: int) -> pa.Table:
-    """All columns of one row group, checked in the same way."""
+def read_rows(path: Location, index: int, num_rows: int) -> pa.Table:
+    """All columns of one row group of `num_rows` rows, checked in the same way."""
     with _damage(path, index):
-        return _format(path).read(path, None, index)
+        return _read_group(path, index, num_rows, None)
 
 
-def read_row_group(path: Location, index: int, column: str, packing: Packing) -> np.ndarray:
-    """A packed column [rows, width] of one row group, checked in the same way."""
+def read_row_group(path: Location, index: int, num_rows: int, column: str, packing: Packing) -> np.ndarray:
+    """A packed column [rows, width] of one row group of `num_rows` rows, checked in the same way."""
     with _damage(path, index):
-        return packing.unpack(_format(path).read(path, [column], index)[column])
+        return packing.unpack(_read_group(path, index, num_rows, [column])[column])
+
+
+def _read_group(path: Location, index: int, num_rows: int, columns: list[str] | None) -> pa.Table:
+    table = _format(path).read(path, columns, index)
+    if table.num_rows != num_rows:  # of another data set, or a page whose damaged header was skipped without a word
+        raise ValueError(f"{table.num_rows} rows, wanted {num_rows}")
+    return table
 
 
 def embedded_manifest(path: Location) -> bytes:
@@ -88,7 +108,7 @@ def _damage(path: Location, index: int | None = None) -> Iterator[None]:
     """What pyarrow and h5py raise at a damaged file becomes a DataError that names it, and the row group if there is one."""
     try:
         yield
-    except (pa.ArrowException, OSError, KeyError, RuntimeError, ValueError) as error:
+    except (pa.ArrowException, OSError, LookupError, RuntimeError, ValueError) as error:
         whole = path if hdf5.is_hdf5(path) else path.parent.parent
         where = path if index is None else f"{path}, row group {index}"
         raise DataError(

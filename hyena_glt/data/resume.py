@@ -14,6 +14,7 @@ from ..files import atomic_write
 from . import inputs
 from .manifest import MANIFEST, SCHEMA_VERSION, SPLITS, TOKENIZER, Json, Manifest, canonical_json, read_manifest
 from .scratch import SCRATCH
+from .shard_index import INDEX
 from .storage import Location, Url, is_folder, names_in, remove_folder, size
 
 IDENTITY = "run.json"
@@ -61,7 +62,7 @@ def claim(output: Path, destination: Location, wanted: Mapping[str, object]) -> 
 def hidden_files(output: Path) -> list[Path]:
     """What a killed process was writing (see `files.unfinished_name`): in the output folder itself, and below the scratch folder."""
     scratch = output / SCRATCH
-    written = (MANIFEST, *(f"{split}.h5" for split in SPLITS))
+    written = (MANIFEST, INDEX, *(f"{split}.h5" for split in SPLITS))
     half_written = [path for name in written for path in output.glob(f".{name}.[0-9]*")]
     return [*half_written, *scratch.rglob(".*"), *scratch.glob("*.parquet.*")]
 
@@ -111,6 +112,6 @@ def discard(output: Path, destination: Location) -> None:
         remove_folder(destination)
     for name in SPLITS:
         shutil.rmtree(output / name, ignore_errors=True)
-    for leftover in (output / TOKENIZER, *output.glob("*.h5"), *hidden_files(output)):
+    for leftover in (output / TOKENIZER, output / INDEX, *output.glob("*.h5"), *hidden_files(output)):
         leftover.unlink(missing_ok=True)
     shutil.rmtree(output / SCRATCH, ignore_errors=True)  # last: while it is there, the rest is known to be a run's

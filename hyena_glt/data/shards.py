@@ -24,9 +24,10 @@ from .blocks import Block, blocks_of, concatenate, drop_reasons
 from .comparison import are_among
 from .features import Weights
 from .job import Job, Task
-from .manifest import Dropped, Shard, canonical_json, count_dropped
+from .manifest import Dropped, canonical_json, count_dropped
 from .row_format import WEIGHT
 from .scratch import SCRATCH
+from .shard_index import Shard
 from .sources.intervals import Intervals, overlapping
 from .stages import Row
 from .storage import Url, size, upload
@@ -44,7 +45,7 @@ class Written:
     @classmethod
     def from_json(cls, text: str) -> Written:
         fields = json.loads(text)
-        return cls(fields["shard"] and Shard(**fields["shard"]), fields["bases"], fields["dropped"])
+        return cls(fields["shard"] and Shard.from_json(fields["shard"]), fields["bases"], fields["dropped"])
 
 
 def written(tasks: ray.data.Dataset, job: ray.ObjectRef) -> ray.data.Dataset:
@@ -86,16 +87,19 @@ def write_shard(job: Job, task: Task) -> Written:
     result = Written()
     path = job.shards / f"{task.name}.parquet"
     unfinished = job.output / SCRATCH / f"{task.split}-{path.name}.{os.getpid()}"
-    rows, tokens = 0, 0
+    sizes, tokens = list[int](), 0
     with parquet.writer(unfinished, job.row_format.schema, compress=job.compress) as writer:
         for block in _joined((_stay(block, job, result) for block in blocks_of(job, task)), job.rows_per_group // 2):
             table, block_tokens = _table(block, task.split, job, result)
-            writer.write_table(table)
-            rows, tokens = rows + table.num_rows, tokens + block_tokens
-    if rows:
+            writer.write_table(table, row_group_size=table.num_rows)
+            sizes.append(table.num_rows)
+            tokens += block_tokens
+    if sizes:
         path.parent.mkdir(parents=True, exist_ok=True)
         num_bytes, sha256 = unfinished.stat().st_size, file_sha256(unfinished)
-        result.shard = Shard(path=f"{task.name}.parquet", rows=rows, tokens=tokens, size=num_bytes, sha256=sha256)
+        result.shard = Shard(
+            path=f"{task.name}.parquet", rows=sum(sizes), tokens=tokens, size=num_bytes, sha256=sha256, row_groups=tuple(sizes)
+        )
         unfinished.replace(path)
     else:
         unfinished.unlink()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import ray
@@ -12,8 +12,9 @@ import ray.data
 from ..files import atomic_write, naming
 from .convert import write_split
 from .job import Job
-from .manifest import Manifest, Shard, SplitManifest, canonical_json
+from .manifest import Manifest, SplitManifest, canonical_json
 from .scratch import SCRATCH
+from .shard_index import Shard, Shards
 from .stages import Row, results, task_rows
 from .storage import Url, size, upload
 from .verify import file_sha256
@@ -24,7 +25,7 @@ def converted_splits(job: Job, manifest: Manifest) -> dict[str, SplitManifest]:
     tasks = task_rows({"split": split} for split in manifest.splits)
     for _ in results(converted(tasks, ray.put(job), ray.put(manifest))):
         pass
-    return {split: _read(_record(job.output, split)) for split in manifest.splits}
+    return {name: replace(split, shards=Shards.of([_read(_record(job.output, name))])) for name, split in manifest.splits.items()}
 
 
 def converted(splits: ray.data.Dataset, job: ray.ObjectRef, manifest: ray.ObjectRef) -> ray.data.Dataset:
@@ -36,14 +37,14 @@ def convert_split(row: Row, *, job: ray.ObjectRef, manifest: ray.ObjectRef) -> R
     """Write the file of one split, unless it stands already."""
     shared, split = ray.get(job), str(row["split"])
     record = _record(shared.output, split)
-    if not (record.exists() and _still_there(shared, _read(record).shards[0])):
-        summed = write_split(shared.shards, ray.get(manifest), split, shared.output, "hdf5")
+    if not (record.exists() and _still_there(shared, _read(record))):
+        (shard,) = write_split(shared.shards, ray.get(manifest), split, shared.output, "hdf5").shards
         if isinstance(shared.destination, Url):
-            upload(shared.output / summed.shards[0].path, shared.destination / summed.shards[0].path)
-            (shared.output / summed.shards[0].path).unlink()
+            upload(shared.output / shard.path, shared.destination / shard.path)
+            (shared.output / shard.path).unlink()
         with naming(record):
             record.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(record, canonical_json(asdict(summed)))
+            atomic_write(record, canonical_json(asdict(shard)))
     return row
 
 
@@ -53,9 +54,8 @@ def _still_there(job: Job, shard: Shard) -> bool:
     return (job.output / shard.path).is_file() and file_sha256(job.output / shard.path) == shard.sha256
 
 
-def _read(record: Path) -> SplitManifest:
-    fields = json.loads(record.read_text())
-    return SplitManifest(**fields | {"shards": tuple(Shard(**shard) for shard in fields["shards"])})
+def _read(record: Path) -> Shard:
+    return Shard.from_json(json.loads(record.read_text()))
 
 
 def _record(output: Path, split: str) -> Path:

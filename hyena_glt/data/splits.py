@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ from .manifest import SPLITS
 from .sources.haplotypes import parse_region
 from .sources.intervals import Stretches, intersect, subtract, union
 from .sources.regions import chromosome_name, match_names, read_regions
+from .storage import location
 
 
 def split_places(
@@ -104,7 +104,7 @@ def _listed_places(coordinates: Coordinates, split: str, intervals: str | Sequen
 def _read_intervals(text: str) -> dict[str, Stretches]:
     """Contig -> intervals, of a BED file or of one region."""
     if is_bed(text):
-        return {contig: (found.start_K, found.end_K) for contig, found in read_regions(Path(text)).items()}
+        return {contig: (found.start_K, found.end_K) for contig, found in read_regions(location(text)).items()}
     region = parse_region(text)
     end = np.iinfo(np.int64).max if region.end is None else region.end
     return {region.contig: (np.array([region.start]), np.array([end]))}

@@ -22,7 +22,7 @@ from fsspec.utils import glob_translate
 from pyarrow import fs
 
 from ..errors import DataError, StorageError
-from ..files import atomic_write
+from ..files import appearing, atomic_write
 
 SCHEMES = {"s3": "allow_delayed_open=true", "gs": "retry_limit_seconds=30"}
 """The stores, with pyarrow's options: a small object in one request; minutes less until an error shows."""
@@ -223,6 +223,12 @@ def remove_folder(url: Url) -> None:
     store, key = open_filesystem(url)
     with _store_errors(url), suppress(FileNotFoundError):
         store.delete_dir_contents(key)
+
+
+def download(url: Url, to: Path) -> None:
+    """Store an object as a local file, which is there once it is whole."""
+    with open_file(url) as source, appearing(to) as unfinished, unfinished.open("wb") as sink:
+        shutil.copyfileobj(source, sink, COPY_BYTES)
 
 
 def upload(file: Path, to: Url) -> None:

@@ -4,9 +4,10 @@ Kinds of damage that are found:
     the manifest is missing, is not the canonical JSON that was written, does not fit its own checksum or schema version;
     tokenizer.json is missing, differs from the manifest's checksum, describes another tokenizer;
     a shard is missing, or its size or SHA-256 differs from the manifest's;
+    shards.parquet is missing or its SHA-256 differs from the manifest's;
     a file or folder is there that the manifest does not name;
     a shard is not readable Parquet or HDF5, or has other columns than the manifest's width and tokenizer ask for;
-    rows or tokens of a shard, or the sums of a split, differ from the manifest's;
+    rows, row groups or tokens of a shard, or the sums of a split, differ from the manifest's;
     an id is outside the vocabulary, padding stands before a token, or `length` does not fit the number of tokens.
 """
 
@@ -24,9 +25,10 @@ from ..errors import DataError
 from ..tokenizers import Tokenizer, load_tokenizer
 from ..tokenizers.base import PAD
 from .hdf5 import is_hdf5
-from .manifest import MANIFEST, TOKENIZER, Manifest, Shard, SplitManifest, read_manifest
+from .manifest import MANIFEST, TOKENIZER, Manifest, SplitManifest, read_manifest
 from .readers import read_rows, row_group_sizes, schema
 from .row_format import RowFormat
+from .shard_index import INDEX, Shard
 from .storage import Location, list_files, location, open_file, read_bytes, size
 
 
@@ -46,7 +48,7 @@ def verify(folder: str | Location) -> list[str]:
 
 def _unknown_files(folder: Location, manifest: Manifest) -> Iterator[str]:
     shards = {folder / shard.path for split in manifest.splits.values() for shard in split.shards}
-    known = shards | {path.parent for path in shards} | {folder, folder / MANIFEST, folder / TOKENIZER}
+    known = shards | {path.parent for path in shards} | {folder, folder / MANIFEST, folder / INDEX, folder / TOKENIZER}
     found = folder.rglob("*") if isinstance(folder, Path) else list_files(folder)
     for path in sorted(set(found) - known):
         yield f"{path}: is not in the manifest; remove it"
@@ -100,13 +102,15 @@ def _shard_damage(folder: Location, shard: Shard, tokenizer: Tokenizer, rows: Ro
             yield f"{path}: has other columns than {rows.width} ids of {rows.id_bits} bits and {', '.join(rows.schema.names[1:])}"
             return
         sizes = row_group_sizes(folder, shard)
-        for group in range(len(sizes)):
-            tokens += yield from _row_group_damage(f"{path}, row group {group}", read_rows(path, group), tokenizer, rows)
+        for group, num_rows in enumerate(sizes):
+            tokens += yield from _row_group_damage(f"{path}, row group {group}", read_rows(path, group, num_rows), tokenizer, rows)
     except DataError as error:
         yield str(error)
         return
     if (sum(sizes), tokens) != (shard.rows, shard.tokens):
         yield f"{path}: has {sum(sizes):,} rows and {tokens:,} tokens, the manifest says {shard.rows:,} and {shard.tokens:,}"
+    if shard.row_groups not in (None, tuple(sizes)):
+        yield f"{path}: its row groups have other numbers of rows than {INDEX} says"
 
 
 def _row_group_damage(where: str, table: pa.Table, tokenizer: Tokenizer, rows: RowFormat) -> Iterator[str]:

@@ -39,14 +39,13 @@ def read_blocks(rows: Rows, chosen_W: np.ndarray | None = None) -> Iterator[RowB
 
     These are stored rows: a `sequence_length` with which `rows` was opened cuts none. DataError for a damaged shard.
     """
-    tokenizer, first = rows.tokenizer, 0
-    for group in rows.row_groups:
-        number = np.arange(first, first + group.num_rows)
-        wanted = number if chosen_W is None else chosen_W[slice(*np.searchsorted(chosen_W, [first, first + group.num_rows]))]
-        first += group.num_rows
-        if not len(wanted):
-            continue
-        table = read_rows(rows.folder / rows.shards[group.shard].path, group.index).take(wanted - number[0])
+    tokenizer, starts = rows.tokenizer, rows.group_starts
+    groups = range(len(starts) - 1) if chosen_W is None else np.unique(np.searchsorted(starts, chosen_W, side="right") - 1).tolist()
+    for number in groups:
+        first, end = starts[number], starts[number + 1]
+        wanted = np.arange(first, end) if chosen_W is None else chosen_W[slice(*np.searchsorted(chosen_W, [first, end]))]
+        group = rows.row_group(number)
+        table = read_rows(group.path, group.index, group.num_rows).take(wanted - first)
         packed = {name: packing.unpack(table[name]) for name, packing in rows.manifest.row_format.packings.items()}
         ids = packed["input_ids"]
         yield RowBlock(wanted, ids, decode_rows(tokenizer, ids), table.drop(["input_ids"]), packed.get("weights"))

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..errors import CheckpointError
-from ..files import atomic_write
+from ..files import LEADS_OUT, atomic_write
 
 CHECKPOINTS = "checkpoints"
 LATEST, BEST = "latest", "best_model"
@@ -204,6 +204,8 @@ def _read_commit(step_folder: Path) -> tuple[CheckpointInfo, Files]:
     try:
         saved = dict(json.loads((step_folder / COMMIT_FILE).read_text()))
         files: Files = {name: {"bytes": facts["bytes"], "crc32": facts["crc32"]} for name, facts in saved.pop("files").items()}
+        if outside := next((name for name in files if re.search(LEADS_OUT, name)), None):
+            raise ValueError(f"{outside!r} lies outside of it")
         return CheckpointInfo(**saved | {"progress": Progress(**saved["progress"])}), files
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{step_folder} is not a whole checkpoint: {COMMIT_FILE} is missing or damaged ({error})") from error

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def mutate(content: bytes, draw: random.Random) -> bytes:
 
 def pack(content: bytes, name: str, draw: random.Random) -> tuple[str, bytes]:
     """Now and then compressed, and the compressed bytes damaged in turn."""
-    how = draw.choice((None, None, None, None, gzip.compress, bgzip))
+    how = draw.choice((None, None, None, None, partial(gzip.compress, mtime=0), bgzip))
     if how is None:
         return name, content
     packed = how(content)
@@ -209,12 +210,20 @@ def fuzz(number: int, first: int = 0) -> tuple[Counter[str], dict[int, str]]:
     return counts, problems
 
 
+def table(counts: Counter[str]) -> list[str]:
+    """How the files of each kind ended, in Markdown."""
+    ends, names = ("read", "refused", "broken"), sorted({end.split(": ")[0] for end in counts})
+    rows = [[name, *(counts[f"{name}: {end}"] for end in ends)] for name in names]
+    total = ["all", *map(sum, zip(*(row[1:] for row in rows), strict=True))]
+    lines = [f"| {row[0]} | " + " | ".join(f"{number:,}" for number in row[1:]) + " |" for row in [*rows, total]]
+    return ["| file | read | refused by a DataError | ended otherwise |", "|---|---|---|---|", *lines]
+
+
 def main() -> int:
     """Print what came of it; 1 if a seed ended badly."""
     numbers = [int(argument) for argument in sys.argv[1:]] or [10_000]
     counts, problems = fuzz(*numbers)
-    for end, times in sorted(counts.items()):
-        print(f"{times:7,} {end}")
+    print("\n".join(table(counts)))
     for seed, problem in sorted(problems.items()):
         print(f"seed {seed}: {problem[:400]}")
     return 1 if problems else 0

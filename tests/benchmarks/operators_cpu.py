@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from page import cpu_name
 from torch import nn
 
 from hyena_glt.config.tree import ModelConfig
@@ -59,11 +58,6 @@ def measure(repetitions: int) -> list[dict[str, str | int | float]]:
     ]
 
 
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
 def markdown(report: dict) -> str:
     """The rows as a table, 1k beside 64k."""
     rates = {(row["mixer"], row["length"]): row["tokens_per_s"] for row in report["rows"]}
@@ -84,7 +78,7 @@ def main() -> None:
     rows = measure(repetitions)
     print("\n".join(json.dumps(row) for row in rows))
     report = {"command": f"python tests/benchmarks/operators_cpu.py --repetitions {repetitions}",
-              "machine": f"{cpu_name()}, {os.cpu_count()} CPUs", "torch": torch.__version__, "repetitions": repetitions, "rows": rows}
+              "machine": cpu_name(), "torch": torch.__version__, "repetitions": repetitions, "rows": rows}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "operators_cpu.json").write_text(json.dumps(report, indent=1) + "\n")
     (RESULTS / "operators_cpu.md").write_text(markdown(report))

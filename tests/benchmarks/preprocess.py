@@ -20,7 +20,7 @@ it has workers:
 
 Clones and environments are the user's own, outside this repository; without them the cases are left out. Cases take turns, so that other
 load meets them alike; medians are kept. Dirty pages are written back between cases, and only what a case itself syncs is in its time.
-First of all, the peak memory of our workers on one synthetic record of 250 Mb. Results go to preprocess_cpu.{json,md} below --out.
+Results go to preprocess_cpu.{json,md} below --out; preprocess_scale.py measures memory, and records that are long, alike or many.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from meters import Meter, Peaks
-from preprocess_report import QUIET_LOAD, Row, machine_facts, write
+from preprocess_report import Row, machine_facts, write
 
 ROOT = Path(__file__).parents[2]
 CASES = Path(__file__).with_name("preprocess_cases.py")
@@ -50,6 +50,8 @@ LINE = 80
 STARTS = ("ready", "Output prefix")
 """How the line begins with which a case's work begins: ours, savanna's."""
 RESULTS = Path(__file__).parent / "results"
+OURS = {"hyena-glt": (ROOT, Path(sys.executable), ("ray", "pyarrow", "numpy"))}
+"""Clone, Python, and the packages whose versions matter."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,10 @@ def synthetic(path: Path, bases: int) -> Path:
     return path
 
 
-def our_case(data: Genomes, work: Path, window: int, *, compress: bool, workers: int) -> Case:
-    settings = [*DEFAULTS, f"preprocessing.max_length={window}", f"output.compress={str(compress).lower()}"]
+def our_case(
+    data: Genomes, work: Path, window: int, *, compress: bool = True, workers: int, settings: Sequence[str] = DEFAULTS
+) -> Case:
+    settings = [*settings, f"preprocessing.max_length={window}", f"output.compress={str(compress).lower()}"]
     arguments = {"case": "ours", "settings": settings, "cpus": workers, "warm_up": str(work / "warm_up.fa"), "output": str(work / "ours")}
     return Case("ours", data, arguments, window, compress, workers)
 
@@ -186,28 +190,14 @@ def savanna_figures(work: Path, meter: Meter) -> Row:
 
 def measure_all(args: argparse.Namespace, work: Path) -> Row:
     """The whole report."""
-    facts = machine_facts(sys.argv[1:], clones(args))
-    print("\n".join(f"{name}: {value}" for name, value in facts.items()), flush=True)
-    if facts["load_average"][0] > QUIET_LOAD:
-        print("WARNING: the machine is busy, and Ray's workers give way to others; the report will say so", flush=True)
+    facts = machine_facts(sys.argv, clones(args))
     synthetic(work / "warm_up.fa", 1_000_000)
-    memory = memory_row(args, work)
     data = [plain_genomes(name, files, work, savanna=bool(args.savanna)) for name, *files in args.input]
     measured: dict[str, Row] = {}
     for repeat in range(args.repeats):
         for case in (case for genomes in data for case in cases(genomes, work, args, peers=repeat < args.peer_repeats)):
             note(measured, case, run(case, work, args))
-    return facts | {"rows": [case | summary(case) for case in measured.values()], "memory": memory}
-
-
-def memory_row(args: argparse.Namespace, work: Path) -> Row:
-    """Peak memory of two workers on one record; its speed does not count, because watching costs time."""
-    bases = args.memory_bases // LINE * LINE
-    record = Genomes("synthetic", [synthetic(work / "record.fa", bases)], bases, {})
-    case = our_case(record, work, WINDOWS[0], compress=True, workers=2)
-    row = case.key | {"bases": bases} | run(case, work, args, memory=True)
-    print(f"peak memory on {bases:,} bases: {row['peak_mib']}", flush=True)
-    return row
+    return facts | {"rows": [case | summary(case) for case in measured.values()]}
 
 
 def note(measured: dict[str, Row], case: Case, figures: Row) -> None:
@@ -227,8 +217,8 @@ def summary(row: Row) -> Row:
 
 
 def clones(args: argparse.Namespace) -> dict[str, tuple[Path, Path, tuple[str, ...]]]:
-    """Of each that takes part: its clone, its Python, and the packages whose versions matter."""
-    found = {"hyena-glt": (ROOT, Path(sys.executable), ("ray", "pyarrow", "numpy"))}
+    """As OURS, of each that takes part."""
+    found = dict(OURS)
     if args.hyenadna:
         found["hyena-dna"] = (args.hyenadna, args.hyenadna_python, ("transformers", "tokenizers", "pyfaidx"))
     if args.savanna:
@@ -250,7 +240,6 @@ def main() -> None:
     parser.add_argument("--savanna-python", type=absolute, default=Path(sys.executable))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peer-repeats", type=int, default=1, help="of HyenaDNA's way and savanna, minutes each")
-    parser.add_argument("--memory-bases", type=int, default=250_000_000)
     parser.add_argument("--work", help="where a temporary folder of some GB is made")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()

@@ -24,16 +24,20 @@ SECOND_WORKER = 1.8
 
 
 def machine_facts(words: Sequence[str], clones: Mapping[str, tuple[Path, Path, tuple[str, ...]]]) -> Row:
-    """Machine, load, command (absolute paths cut to their names) and, of each clone with its Python, commit and versions."""
+    """Machine, load, command (absolute paths cut to their names) and, of each clone with its Python, commit and versions; printed too."""
     models = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    shown = [f".../{Path(word).name}" if word.startswith("/") else word for word in words]
-    return {
-        "command": " ".join(["python tests/benchmarks/preprocess.py", *shown]),
+    shown = [f".../{Path(word).name}" if word.startswith("/") else word for word in words[1:]]
+    facts = {
+        "command": " ".join([f"python tests/benchmarks/{Path(words[0]).name}", *shown]),
         "machine": f"{next(iter(models), platform.processor())}, {os.cpu_count()} CPUs, {psutil.virtual_memory().total / 2**30:.0f} GiB",
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "nice_of_ray_workers": int(os.environ.get("RAY_worker_niceness", "15")),
         "versions": {name: describe(*place) for name, place in clones.items()},
     }
+    print("\n".join(f"{name}: {value}" for name, value in facts.items()), flush=True)
+    if facts["load_average"][0] > QUIET_LOAD:
+        print("WARNING: the machine is busy, and Ray's workers give way to others; the report will say so", flush=True)
+    return facts
 
 
 def describe(clone: Path, python: Path, packages: tuple[str, ...]) -> str:
@@ -78,9 +82,7 @@ def write(report: Row, out: Path) -> None:
 def markdown(report: Row) -> list[str]:
     """The lines of the page."""
     return [
-        "# Preprocessing on a CPU\n",
-        f"`{report['command']}`\non {report['machine']}, load average before the start {' '.join(map(str, report['load_average']))}.\n",
-        *(f"- {name}: {text}" for name, text in report["versions"].items()),
+        *heading("Preprocessing on a CPU", report),
         f"\n{conditions(report)}\n",
         "## Speed\n",
         "Mbp/s: 10^6 input bases a second of wall time, medians; bytes/base: bytes on disk for each base that is in the rows.\n",
@@ -95,8 +97,15 @@ def markdown(report: Row) -> list[str]:
         "\n## Seconds a stage\n",
         "Our runs' first, as the progress lines show them.\n",
         *map(stage_line, (row for row in report["rows"] if row["what"] == "ours")),
-        "\n## Memory\n",
-        memory_line(report["memory"]),
+    ]
+
+
+def heading(title: str, report: Row) -> list[str]:
+    """The first lines of a page: what was run, where, and which versions."""
+    return [
+        f"# {title}\n",
+        f"`{report['command']}`\non {report['machine']}, load average before the start {' '.join(map(str, report['load_average']))}.\n",
+        *(f"- {name}: {text}" for name, text in report["versions"].items()),
     ]
 
 
@@ -135,10 +144,3 @@ def ratio_line(row: Row) -> str:
 def stage_line(row: Row) -> str:
     stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in row["runs"][0]["stages"].items())
     return f"- {row['data']}, {name_of(row)}, {row['window']:,}, {row['workers']} worker{'s' if row['workers'] > 1 else ''}: {stages}"
-
-
-def memory_line(row: Row) -> str:
-    peaks = "; ".join(f"{name} {mib:,} MiB" for name, mib in sorted(row["peak_mib"].items()))
-    return (f"One synthetic record of {row['bases']:,} bases, window {row['window']:,}, {row['workers']} workers, default compression. "
-            f"Highest resident memory of any process of a kind (mapped files and shared "
-            f"memory included) and its private part: {peaks}. Wanted: at most 1,024 MiB a worker.")

@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from hyena_glt.config import OutputConfig, PreprocessingConfig, TokenizationConfig
 from hyena_glt.data import parquet
-from hyena_glt.data.manifest import TOKENIZER, InputFile, Manifest, Shard, SplitManifest, write_manifest
+from hyena_glt.data.manifest import TOKENIZER, InputFile, Manifest, SplitManifest, write_manifest
 from hyena_glt.data.resume import sections
 from hyena_glt.data.row_format import WEIGHT, RowFormat, id_bits
+from hyena_glt.data.shard_index import Shard, Shards
 from hyena_glt.data.verify import file_sha256
 from hyena_glt.tokenizers import Tokenizer, build_tokenizer
 from hyena_glt.tokenizers.base import NUM_SPECIAL, PAD
@@ -65,7 +66,7 @@ def make_folder(
         names = [f"{split}/part-{number:05d}.parquet" for number in range(len(shards))]
         written = [_write_shard(folder, name, sizes, rows, tokenizer, rng, compress) for name, sizes in zip(names, shards, strict=True)]
         counts = {key: sum(getattr(shard, key) for shard in written) for key in ("rows", "tokens")}
-        summed[split] = SplitManifest(**counts, bases=counts["tokens"] * tokenizer.bases_per_token, shards=tuple(written))
+        summed[split] = SplitManifest(**counts, bases=counts["tokens"] * tokenizer.bases_per_token, shards=Shards.of(written))
     tokenizer.save(folder / TOKENIZER)
     write_manifest(folder, Manifest(
         config=sections(cfg), tokenizer=tokenizer.to_dict(), tokenizer_sha256=file_sha256(folder / TOKENIZER),
@@ -86,4 +87,4 @@ def _write_shard(
     size, sha256 = (folder / name).stat().st_size, file_sha256(folder / name)
     lengths = np.concatenate([table["length"].to_numpy() for table in tables])
     tokens = int(((lengths - tokenizer.span) // tokenizer.bases_per_token + 1).sum())
-    return Shard(path=name, rows=sum(sizes), tokens=tokens, size=size, sha256=sha256)
+    return Shard(path=name, rows=sum(sizes), tokens=tokens, size=size, sha256=sha256, row_groups=tuple(sizes))

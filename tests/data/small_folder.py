@@ -14,6 +14,7 @@ from hyena_glt.data.manifest import TOKENIZER, Manifest, SplitManifest, write_ma
 from hyena_glt.data.plan import make_plan, prepare
 from hyena_glt.data.resume import sections
 from hyena_glt.data.scratch import SCRATCH
+from hyena_glt.data.shard_index import Shards
 from hyena_glt.data.verify import file_sha256
 from tests.data.in_process import read_genome
 
@@ -58,8 +59,8 @@ def write_folder(
 
 
 def sum_parts(parts: list[shards.Written]) -> SplitManifest:
-    written = tuple(part.shard for part in parts if part.shard)
+    written = [part.shard for part in parts if part.shard]
     return SplitManifest(
         rows=sum(shard.rows for shard in written), tokens=sum(shard.tokens for shard in written),
-        bases=sum(part.bases for part in parts), shards=written,
+        bases=sum(part.bases for part in parts), shards=Shards.of(written),
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,9 @@ from hypothesis import strategies as st
 from hyena_glt.config import TokenizationConfig
 from hyena_glt.data import dataset
 from hyena_glt.data.dataset import add_specials, cut_rows, open_rows
-from hyena_glt.data.manifest import read_manifest, write_manifest
+from hyena_glt.data.manifest import canonical_json, read_manifest, write_manifest
+from hyena_glt.data.shard_index import Shards
+from hyena_glt.data.verify import verify
 from hyena_glt.errors import DataError
 from tests.data.small_folder import random_letters, write_folder
 
@@ -132,23 +137,73 @@ def test_a_shard_that_is_cut_short_or_missing(folder):
     path = first_shard(folder)
     content = path.read_bytes()
     path.write_bytes(content[:-7])
+    rows = open_rows(str(folder), "train")
     with pytest.raises(DataError) as caught:
-        open_rows(str(folder), "train")
+        rows.read(np.array([0]))
     assert str(caught.value) == (
         f"{path}: {len(content) - 7:,} bytes, the manifest has {len(content):,} bytes; "
         f"run `hyena-glt validate-data {folder}` for the whole damage, then preprocess again into a new folder"
     )
     path.unlink()
     with pytest.raises(DataError, match=r"part-00000.parquet: missing, the manifest has"):
-        open_rows(str(folder), "train")
-    assert open_rows(str(folder), "val").num_rows == 3, "damage in one split is no reason not to read another"
+        rows.read(np.array([0]))
+    assert (rows.read(np.array([19])) == padded(stored_rows(folder, "train"), MAX_LENGTH)[19]).all(), "other shards are whole"
 
 
 def test_a_shard_without_a_footer(folder):
     path = first_shard(folder)
     path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(DataError, match=r"part-00000.parquet is not a readable Parquet file \(.*\); preprocess again into a new folder"):
+        open_rows(str(folder), "train").read(np.array([0]))
+
+
+def test_an_index_that_is_missing_or_damaged(folder):
+    path = folder / "shards.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"2")
+    with pytest.raises(DataError) as caught:
         open_rows(str(folder), "train")
+    cure = "restore it, or preprocess again into a new folder"
+    assert str(caught.value) == f"{path}: is damaged, its SHA-256 is not the manifest's; {cure}"
+    path.unlink()
+    with pytest.raises(DataError) as caught:
+        open_rows(str(folder), "train")
+    assert str(caught.value) == f"{path}: cannot be read (No such file or directory); {cure}"
+
+
+def test_a_shard_with_other_rows_than_the_index_has(folder):
+    """Of the same size, as by a faulty program: never other rows in silence."""
+    manifest = read_manifest(folder)
+    train = manifest.splits["train"]
+    for sizes, sentence in (((6, 4, 2), "row group 0: damaged (5 rows, wanted 6)"), ((5, 5, 1, 1), "row group 3: damaged (")):
+        shards = Shards.of([replace(train.shards[0], row_groups=sizes), train.shards[1]])
+        write_manifest(folder, replace(manifest, splits={"train": replace(train, shards=shards)}))
+        with pytest.raises(DataError) as caught:
+            open_rows(str(folder), "train").read(np.array([11, 0]))
+        assert f"{first_shard(folder)}, {sentence}" in str(caught.value)
+
+
+def test_a_folder_whose_manifest_lists_its_shards(folder, whole):
+    as_version_3(folder)
+    assert verify(folder) == []
+    for split in ("train", "val"):
+        one, other = open_rows(str(folder), split, 6), open_rows(str(whole), split, 6)
+        everything = np.arange(other.num_rows)
+        assert np.array_equal(one.group_sizes(), other.group_sizes()) and np.array_equal(one.read(everything), other.read(everything))
+    first_shard(folder).unlink()
+    with pytest.raises(DataError, match=r"part-00000.parquet: missing, the manifest has"):
+        open_rows(str(folder), "train").read(np.array([19]))
+
+
+def as_version_3(folder: Path) -> None:
+    """The folder as version 3 wrote it: no index, the shards in the manifest."""
+    fields, splits = json.loads((folder / "manifest.json").read_text()), read_manifest(folder).splits
+    for name, split in fields["splits"].items():
+        split["shards"] = [{key: value for key, value in asdict(shard).items() if key != "row_groups"} for shard in splits[name].shards]
+    fields = {key: value for key, value in fields.items() if key not in ("checksum", "index_sha256")} | {"schema_version": 3}
+    checksum = hashlib.sha256(canonical_json(fields)).hexdigest()
+    (folder / "manifest.json").write_bytes(canonical_json(fields | {"checksum": checksum}))
+    (folder / "shards.parquet").unlink()
 
 
 def test_a_manifest_that_was_edited(folder):

@@ -1,4 +1,4 @@
-"""The readers under a few hundred damaged inputs; `make long` tries ten thousand."""
+"""The readers under a few hundred damaged inputs; `make long` tries 22,000."""
 
 from __future__ import annotations
 

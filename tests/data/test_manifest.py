@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from hyena_glt.data.manifest import (
     InputFile,
     Manifest,
-    Shard,
     SplitManifest,
     canonical_json,
     count_dropped,
@@ -21,23 +20,33 @@ from hyena_glt.data.manifest import (
     read_manifest,
     write_manifest,
 )
+from hyena_glt.data.shard_index import Shard, Shards
 from hyena_glt.errors import DataError
 
-SHARD = Shard(path="train/part-00000.parquet", rows=2, tokens=16, size=9, sha256="3" * 64)
+SHARD = Shard(path="train/part-00000.parquet", rows=2, tokens=16, size=9, sha256="3" * 64, row_groups=(1, 1))
 MANIFEST = Manifest(
     config={"preprocessing": {"max_length": 8, "input_path": ["a.fa"]}, "tokenization": {}, "output": {}},
     tokenizer={"kind": "char", "vocab_size": 4}, tokenizer_sha256="1" * 64, width=8, id_bits=4,
     dropped={"short_windows": {"windows": 1, "bases": 3}},
     columns=("input_ids", "source", "record", "start", "length"),
     inputs=(InputFile(path="a.fa", size=20, sha256="2" * 64, records=1, bases=19),),
-    splits={"train": SplitManifest(rows=2, tokens=16, bases=16, shards=(SHARD,))},
+    splits={"train": SplitManifest(rows=2, tokens=16, bases=16, shards=Shards.of([SHARD]))},
 )
 
 
 def test_a_manifest_reads_back_equal(tmp_path):
     write_manifest(tmp_path, MANIFEST)
-    assert read_manifest(tmp_path) == MANIFEST
-    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+    found = read_manifest(tmp_path)
+    assert found == MANIFEST and list(found.splits["train"].shards) == [SHARD]
+    assert found.checksum == hashlib.sha256((tmp_path / "manifest.json").read_bytes()).hexdigest()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "shards.parquet"]
+
+
+def test_the_checksum_is_that_of_the_rest():
+    fields = json.loads(encode_manifest(MANIFEST))
+    checksum = fields.pop("checksum")
+    assert checksum == hashlib.sha256(canonical_json(fields)).hexdigest()
+    assert encode_manifest(MANIFEST) == canonical_json(fields | {"checksum": checksum})
 
 
 def changed(**changes: object) -> bytes:
@@ -47,10 +56,10 @@ def changed(**changes: object) -> bytes:
 @pytest.mark.parametrize(
     "content, sentence",
     [
-        (b"{", "is damaged, it is not JSON"),
-        (b"\xff\xfe", "is damaged, it is not JSON"),
+        (b"{", "is damaged, its bytes are not those of a written manifest"),
+        (b"\xff\xfe", "is damaged, its bytes are not those of a written manifest"),
         (b"[]\n", "is damaged, its bytes are not those of a written manifest"),
-        (encode_manifest(MANIFEST) + b"\n", "is damaged, its bytes are not those of a written manifest"),
+        (encode_manifest(MANIFEST) + b"\n", "is damaged, its content does not fit its checksum"),
         (changed(width=9), "is damaged, its content does not fit its checksum"),
         (changed(checksum="0"), "is damaged, its content does not fit its checksum"),
     ],
@@ -62,20 +71,22 @@ def test_damage(tmp_path, content, sentence):
 
 
 def test_another_schema_version(tmp_path, monkeypatch):
-    monkeypatch.setattr("hyena_glt.data.manifest.SCHEMA_VERSION", 4)
+    monkeypatch.setattr("hyena_glt.data.manifest.SCHEMA_VERSION", 5)
     write_manifest(tmp_path, MANIFEST)
     monkeypatch.undo()
-    with pytest.raises(DataError, match="it has schema version 4, and this version of hyena-glt reads 2 and 3"):
+    with pytest.raises(DataError, match="it has schema version 5, and this version of hyena-glt reads 2 to 4"):
         read_manifest(tmp_path)
 
 
 @pytest.mark.parametrize("vocab_size, bits", [(4, 8), (251, 8), (4096, 16)])
 def test_ids_took_whole_bytes_in_version_2(tmp_path, vocab_size, bits):
     fields = json.loads(encode_manifest(replace(MANIFEST, tokenizer={"kind": "kmer", "vocab_size": vocab_size})))
-    fields = {key: value for key, value in fields.items() if key not in ("id_bits", "checksum")} | {"schema_version": 2}
+    fields = {key: value for key, value in fields.items() if key not in ("id_bits", "checksum", "index_sha256")} | {"schema_version": 2}
+    fields["splits"]["train"]["shards"] = [{key: value for key, value in asdict(SHARD).items() if key != "row_groups"}]
     checksum = hashlib.sha256(canonical_json(fields)).hexdigest()
     (tmp_path / "manifest.json").write_bytes(canonical_json(fields | {"checksum": checksum}))
-    assert read_manifest(tmp_path) == replace(MANIFEST, tokenizer=fields["tokenizer"], id_bits=bits)
+    train = replace(MANIFEST.splits["train"], shards=Shards.of([replace(SHARD, row_groups=None)]))
+    assert read_manifest(tmp_path) == replace(MANIFEST, tokenizer=fields["tokenizer"], id_bits=bits, splits={"train": train})
 
 
 def test_locating_a_split(tmp_path):

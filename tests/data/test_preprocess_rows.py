@@ -147,6 +147,24 @@ def asked(cfg: Config) -> list[str]:
     return ["train", *(["val"] if split.val else []), *(["test"] if split.test else [])]
 
 
+def test_a_large_input_makes_larger_shards_and_not_more(tmp_path, monkeypatch):
+    write_files(tmp_path, {"a.fa": b">a\n" + b"ACGTTGCA" * 100 + b"\n"})
+    cfg = Config(
+        preprocessing=PreprocessingConfig(
+            input_path=f"{tmp_path}/a.fa", max_length=10, remove_duplicates=False, split=SplitConfig(by="tail", val=0.2, test=0)
+        ),
+        tokenization=TokenizationConfig(kind="char"), output=OutputConfig(path=f"{tmp_path}/out", chunk_size=3),
+    )
+    run = prepare(cfg, lambda *_: None)
+    planned = make_plan(run, read_genome(run), lambda *_: None).job
+    monkeypatch.setattr("hyena_glt.data.job.MAX_SHARDS", 6)
+    tasks = sorted(planned.tasks(3))
+    assert [(task.name, task.first, task.last) for task in tasks] == [
+        *((f"train/part-{n:05d}", 14 * n, min(14 * n + 14, 63)) for n in range(5)), ("val/part-00000", 0, 14), ("val/part-00001", 14, 16)
+    ]
+    assert tasks == sorted(planned.tasks(13)) and [task.last for task in sorted(planned.tasks(15))][:2] == [15, 30]
+
+
 @pytest.mark.parametrize("compress, codec", [(True, "ZSTD"), (False, "UNCOMPRESSED")])
 def test_shards_have_small_row_groups_and_page_checksums(tmp_path, monkeypatch, compress, codec):
     monkeypatch.setattr("hyena_glt.data.job.ROW_GROUP_TOKENS", 40)

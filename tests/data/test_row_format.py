@@ -15,6 +15,7 @@ from hyena_glt.config import TokenizationConfig
 from hyena_glt.data.dataset import open_rows
 from hyena_glt.data.manifest import read_manifest, write_manifest
 from hyena_glt.data.row_format import Packing, RowFormat, id_bits
+from hyena_glt.data.shard_index import Shards
 from hyena_glt.data.verify import file_sha256, verify
 from hyena_glt.tokenizers import build_tokenizer
 from tests.data.made_folder import make_folder
@@ -61,8 +62,8 @@ def test_a_folder_whose_ids_take_whole_bytes_reads_as_before(tmp_path):
     table = pq.read_table(path)
     ids = rows.packings["input_ids"].pack(manifest.row_format.packings["input_ids"].unpack(table["input_ids"]))
     pq.write_table(pa.table([ids, *table.columns[1:]], schema=rows.schema), path, row_group_size=5)
-    shard = replace(shard, size=path.stat().st_size, sha256=file_sha256(path))
-    write_manifest(tmp_path / "whole", replace(manifest, id_bits=8, splits={"train": replace(manifest.splits["train"], shards=(shard,))}))
+    shards = Shards.of([replace(shard, size=path.stat().st_size, sha256=file_sha256(path))])
+    write_manifest(tmp_path / "whole", replace(manifest, id_bits=8, splits={"train": replace(manifest.splits["train"], shards=shards)}))
     assert verify(tmp_path / "whole") == []
     one, other = (open_rows(str(folder), "train") for folder in (packed, tmp_path / "whole"))
     assert np.array_equal(one.read(np.arange(8)), other.read(np.arange(8)))

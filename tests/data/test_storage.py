@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import count
 from pathlib import Path
@@ -15,13 +16,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from hyena_glt.config import LabelRegionsConfig, PreprocessingConfig, SplitConfig
 from hyena_glt.data import parquet
 from hyena_glt.data.dataset import open_rows
-from hyena_glt.data.inputs import find_inputs
+from hyena_glt.data.inputs import find_annotations, find_inputs
 from hyena_glt.data.manifest import locate_split, read_manifest
-from hyena_glt.data.readers import all_row_group_sizes, read_rows
+from hyena_glt.data.readers import find_shard, read_rows
+from hyena_glt.data.sources.go_terms import read_go_terms
+from hyena_glt.data.sources.regions import read_regions
+from hyena_glt.data.sources.structures import read_structure
 from hyena_glt.data.storage import (
     Url,
+    download,
     find_objects,
     is_folder,
     list_files,
@@ -40,6 +46,7 @@ from pipelines.convert import convert
 from tests.data.made_folder import make_folder
 
 NUMBERS = count()
+DATA = Path(__file__).parent
 moto = pytest.importorskip("moto.server", reason="an S3 server needs moto[s3], flask and flask-cors")
 
 
@@ -140,16 +147,63 @@ def test_listing_and_finding(bucket):
 
 
 def test_inputs_of_preprocessing(bucket):
-    for name in ("a/x.fa", "a/y/z.fna.gz", "a/notes.txt", "b/notes.txt", "b/1abc.cif.gz"):
+    for name in ("a/x.fa", "a/y/z.fna.gz", "a/notes.txt", "b/notes.txt", "s/1abc.cif.gz", "s/notes.txt"):
         write_bytes(bucket / name, b"")
     assert find_inputs(f"{bucket}/a") == {"x.fa": bucket / "a/x.fa", "y/z.fna.gz": bucket / "a/y/z.fna.gz"}
+    assert find_inputs(f"{bucket}/s") == {"1abc.cif.gz": bucket / "s/1abc.cif.gz"}
     refused = {
-        "b": f"no input in {bucket}/b: nothing there has a FASTA name", "c/*.fa": rf"no input in {bucket}/c/\*.fa: nothing is there",
-        "b/1abc.cif.gz": f"{bucket}/b/1abc.cif.gz: structures are read from local files; copy it to a folder",
+        "b": f"no input in {bucket}/b: nothing there has the name of a FASTA or structure file",
+        "c/*.fa": rf"no input in {bucket}/c/\*.fa: nothing is there",
     }
     for path, sentence in refused.items():
         with pytest.raises(DataError, match=f"^preprocessing.input_path: {sentence}$"):
             find_inputs(f"{bucket}/{path}")
+
+
+def test_annotations_of_preprocessing(bucket):
+    for name in ("a/x.gff3", "a/y.gff3", "a/val.bed"):
+        write_bytes(bucket / name, b"")
+    cfg = PreprocessingConfig(
+        label_regions=LabelRegionsConfig(path=f"{bucket}/a/*.gff3"), split=SplitConfig(by="interval", val_intervals=f"{bucket}/a/val.bed")
+    )
+    assert find_annotations(cfg) == {"label_regions": [bucket / "a/x.gff3", bucket / "a/y.gff3"], "val_intervals": [bucket / "a/val.bed"]}
+    for path in (f"{bucket}/a", f"{bucket}/b.gff3"):
+        with pytest.raises(DataError, match=f"^preprocessing.label_regions.path: no file '{path}'; check the path$"):
+            find_annotations(replace(cfg, label_regions=LabelRegionsConfig(path=path)))
+
+
+def test_sources_in_a_store_read_as_they_do_here(bucket):
+    gff, gtf, gaf = (DATA / "annotations" / name for name in ("SmikIFO1815_1.gff.gz", "SmikIFO1815_1.gtf.gz", "goa_yeast.gaf.gz"))
+    structures = DATA / "structures/1A8O.cif.gz", DATA / "structures/2N0N.pdb.gz"
+    for path in (gff, gtf, gaf, *structures):
+        upload(path, bucket / path.name)
+    for path in (gff, gtf):
+        here, there = read_regions(path), read_regions(bucket / path.name)
+        assert here.keys() == there.keys() and all(np.array_equal(here[name].start_K, there[name].start_K) for name in here)
+    assert read_go_terms(bucket / gaf.name) == read_go_terms(gaf)
+    for path in structures:
+        assert read_structure(bucket / path.name, "protein") == read_structure(path, "protein")
+
+
+def test_damaged_sources_in_a_store_are_named(bucket):
+    content = (DATA / "annotations/SmikIFO1815_1.gff.gz").read_bytes()
+    write_bytes(bucket / "a.gff.gz", content[:-100])
+    write_bytes(bucket / "b.bed", b"chr1\t1\t5\nchr1\tx\t5\n")
+    refused = {
+        "a.gff.gz": rf"a.gff.gz: compressed file is cut short \({len(content) - 100:,} bytes\); copy it again",
+        "b.bed": "b.bed, line 2: the start is 'x', wanted a whole number; correct", "c.bed": r"c.bed: cannot be read \(No such file",
+    }
+    for name, sentence in refused.items():
+        with pytest.raises(DataError, match=f"^{bucket}/{sentence}"):
+            read_regions(bucket / name)
+
+
+def test_an_object_becomes_a_file_when_it_is_whole(bucket, tmp_path):
+    write_bytes(bucket / "a", b"abc")
+    download(bucket / "a", tmp_path / "folder/a")
+    assert [path.read_bytes() for path in (tmp_path / "folder").iterdir()] == [b"abc"]
+    with pytest.raises(FileNotFoundError, match=f"{bucket}/b"):
+        download(bucket / "b", tmp_path / "folder/b")
 
 
 # Preprocessed data
@@ -162,7 +216,7 @@ def test_a_folder_in_a_store_reads_as_it_does_here(bucket, folder):
     assert verify(remote) == []
     for split in ("train", "test"):
         one, other = open_rows(remote, split, 5), open_rows(str(folder), split, 5)
-        assert one.row_groups == other.row_groups and one.tokenizer == other.tokenizer
+        assert np.array_equal(one.group_sizes(), other.group_sizes()) and one.tokenizer == other.tokenizer
         order = np.random.default_rng(0).permutation(one.num_rows)
         assert np.array_equal(one.read(order), other.read(order))
     with pytest.raises(DataError, match=f"{remote} has no val split, only train, test; preprocess again"):
@@ -190,24 +244,36 @@ def test_conversion_from_a_store(bucket, folder, tmp_path):
 
 def test_a_row_group_is_one_request(bucket, folder, monkeypatch):
     copy_to(bucket, folder)
-    manifest = read_manifest(bucket)
-    all_row_group_sizes(bucket, manifest.splits["train"].shards)
-    opened = []
-    monkeypatch.setattr(pq, "ParquetFile", lambda *_, **__: opened.append(1))
-    for index in (0, 1, 0):
-        read_rows(bucket / "train/part-00000.parquet", index)
-    assert not opened, "size and footer were read again"
+    shard = find_shard(bucket, read_manifest(bucket).splits["train"].shards[0])
+    opened, plain = [], pq.ParquetFile
+    monkeypatch.setattr(pq, "ParquetFile", lambda *given, **settings: opened.append(1) or plain(*given, **settings))
+    for index, num_rows in ((0, 30), (1, 7), (0, 30)):
+        read_rows(shard, index, num_rows)
+    assert opened == [1], "size and footer were read again"
+
+
+def test_opening_a_data_set_asks_for_no_shard(bucket, folder, monkeypatch):
+    copy_to(bucket, folder)
+    asked, plain = [], parquet._opened
+    monkeypatch.setattr(parquet, "_opened", lambda path: asked.append(path.name) or plain(path))
+    monkeypatch.setattr("hyena_glt.data.readers.size", lambda path: asked.append(path.name) or size(path))
+    rows = open_rows(str(bucket), "train")
+    assert (rows.num_rows, asked) == (42, [])
+    rows.read(np.array([41]))
+    assert asked == ["part-00001.parquet"] * 2
+    rows.read(np.arange(42))
+    assert asked == ["part-00001.parquet"] * 2 + ["part-00000.parquet"] * 2, "what was found once is not looked for again"
 
 
 def test_no_more_objects_stay_open_than_the_bound(bucket, folder, monkeypatch):
     copy_to(bucket, folder)
     names = ["train/part-00000.parquet", "train/part-00001.parquet", "test/part-00000.parquet"]
-    wanted = [read_rows(folder / name, 0) for name in names]
+    wanted = [read_rows(folder / name, 0, num_rows) for name, num_rows in zip(names, (30, 5, 3), strict=True)]
     opened, plain, counts = [], pq.ParquetFile, []
     monkeypatch.setattr(pq, "ParquetFile", lambda *given, **settings: opened.append(1) or plain(*given, **settings))
     monkeypatch.setattr(parquet, "MAX_OBJECTS", 2)
     for number in (0, 1, 0, 2, 0, 1):
-        assert read_rows(bucket / names[number], 0).equals(wanted[number])
+        assert read_rows(bucket / names[number], 0, len(wanted[number])).equals(wanted[number])
         counts.append(len(opened))
     assert counts == [1, 2, 2, 3, 3, 4], "the one that was not used for the longest time is closed"
 
@@ -235,7 +301,7 @@ def test_damage_in_a_store_is_found(bucket, folder):
     assert any("part-00001.parquet: has 5 bytes, the manifest says" in sentence for sentence in verify(str(bucket)))
     assert f"{bucket}/train/more: is not in the manifest; remove it" in verify(str(bucket))
     with pytest.raises(DataError, match="part-00001.parquet: 5 bytes, the manifest has"):
-        open_rows(str(bucket), "train")
+        open_rows(str(bucket), "train").read(np.array([41]))
 
 
 def test_another_process_reads_with_the_environment_alone(bucket, folder):

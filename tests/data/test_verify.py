@@ -19,6 +19,7 @@ from hyena_glt.config import Config, OutputConfig, PreprocessingConfig, SplitCon
 from hyena_glt.data.dataset import open_rows
 from hyena_glt.data.manifest import read_manifest, write_manifest
 from hyena_glt.data.row_format import Packing
+from hyena_glt.data.shard_index import Shards
 from hyena_glt.data.verify import verify
 from hyena_glt.errors import DataError
 from pipelines.preprocess import preprocess
@@ -133,6 +134,7 @@ def test_reading_damaged_data_gives_the_rows_or_a_sentence(folder):
         (lambda folder: (folder / "train/part-9.parquet").touch(), "train/part-9.parquet: is not in the manifest; remove it"),
         (lambda folder: (folder / ".preprocess").mkdir(), ".preprocess: is not in the manifest; remove it"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json: is missing"),
+        (lambda folder: (folder / "shards.parquet").unlink(), "shards.parquet: cannot be read (No such file or directory); restore it"),
         (lambda folder: (folder / "manifest.json").unlink(), "manifest.json: cannot be read (No such file or directory)"),
     ],
 )
@@ -142,14 +144,14 @@ def test_sentences(folder, change, sentence):
     assert sentence in found
 
 
-def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table], **counts: int) -> list[str]:
+def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table], **counts: object) -> list[str]:
     """The damage after the val shard was changed and the manifest signed anew, as by a faulty program."""
     manifest = read_manifest(folder)
     val = manifest.splits["val"]
     path = folder / val.shards[0].path
     pq.write_table(change(pq.read_table(path)), path)
     shard = replace(val.shards[0], size=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), **counts)
-    write_manifest(folder, replace(manifest, splits={**manifest.splits, "val": replace(val, shards=(shard,))}))
+    write_manifest(folder, replace(manifest, splits={**manifest.splits, "val": replace(val, shards=Shards.of([shard]))}))
     return verify(folder)
 
 
@@ -181,8 +183,13 @@ def test_wrong_rows_in_a_signed_folder(folder, change, sentence):
 
 
 def test_sums_that_do_not_add_up(folder):
-    found = rewrite(folder, lambda table: table.slice(1), rows=9, tokens=2175)
+    found = rewrite(folder, lambda table: table.slice(1), rows=9, tokens=2175, row_groups=(9,))
     assert found == [f"{folder}/val: its shards have 9 rows and 2,175 tokens, the manifest says 10 and 2,425"]
+
+
+def test_other_row_groups_than_the_index_says(folder):
+    found = rewrite(folder, lambda table: table, row_groups=(5, 5))
+    assert found == [f"{folder}/val/part-00000.parquet: its row groups have other numbers of rows than shards.parquet says"]
 
 
 def test_another_tokenizer(folder):
@@ -198,6 +205,6 @@ def test_a_shard_that_is_no_parquet_file(folder):
     val = manifest.splits["val"]
     (folder / val.shards[0].path).write_bytes(b"PAR1")
     shard = replace(val.shards[0], size=4, sha256=hashlib.sha256(b"PAR1").hexdigest())
-    write_manifest(folder, replace(manifest, splits={**manifest.splits, "val": replace(val, shards=(shard,))}))
+    write_manifest(folder, replace(manifest, splits={**manifest.splits, "val": replace(val, shards=Shards.of([shard]))}))
     (found,) = verify(folder)
     assert f"{folder}/val/part-00000.parquet is not a readable Parquet file" in found

@@ -18,6 +18,7 @@ from hyena_glt.cli import main
 from hyena_glt.data.convert import stored_as
 from hyena_glt.data.manifest import Manifest, read_manifest
 from hyena_glt.data.readers import read_rows, row_group_sizes
+from hyena_glt.data.shard_index import Shards
 from hyena_glt.data.verify import verify
 from hyena_glt.errors import ConfigError, DataError
 from hyena_glt.tokenizers import load_tokenizer
@@ -43,14 +44,15 @@ def rows_of(folder: Path) -> dict[str, pa.Table]:
     """All rows of each split."""
     return {
         name: pa.concat_tables(
-            read_rows(folder / shard.path, group) for shard in split.shards for group in range(len(row_group_sizes(folder, shard)))
+            read_rows(folder / shard.path, group, num_rows)
+            for shard in split.shards for group, num_rows in enumerate(row_group_sizes(folder, shard))
         )
         for name, split in read_manifest(folder).splits.items()
     }
 
 
 def without_shards(manifest: Manifest) -> Manifest:
-    return replace(manifest, splits={name: replace(split, shards=()) for name, split in manifest.splits.items()})
+    return replace(manifest, splits={name: replace(split, shards=Shards.of(())) for name, split in manifest.splits.items()})
 
 
 # The same rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from zlib import crc32
 
@@ -162,6 +163,14 @@ def test_a_damaged_checkpoint_file(tmp_path, content):
     with pytest.raises(CheckpointError) as caught:
         read_info(folder)
     assert str(caught.value).startswith(f"{folder} is not a whole checkpoint: checkpoint.json is missing or damaged (")
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../config.yaml", "optimizer/../../x.pt"])
+def test_a_file_outside_of_the_checkpoint_is_refused(tmp_path, name):
+    path = save(tmp_path, 5) / "checkpoint.json"
+    path.write_text(path.read_text().replace("model.safetensors", name))
+    with pytest.raises(CheckpointError, match=re.escape(f"checkpoint.json is missing or damaged ({name!r} lies outside of it)")):
+        read_info(path.parent)
 
 
 def test_every_path_to_a_checkpoint(tmp_path):

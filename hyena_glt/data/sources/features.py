@@ -1,7 +1,7 @@
 """Read the lines of GFF3, GTF and BED files (plain, gzip, bgzip): one feature a line, checked, with its line number.
 
-A line is split and checked here. pysam's parsers take a start that is no number as -1, split quoted GTF values at their
-semicolons and cannot say which line they read; of whole table readers none takes the three formats and names the line.
+A line is split and checked here. pysam's parsers take a start that is no number as -1, end in an IndexError at a semicolon inside a quoted
+GTF value, and cannot say which line they read; of whole table readers none takes the three formats and names the line.
 Specifications: github.com/The-Sequence-Ontology/Specifications (GFF3), mblab.wustl.edu/GTF22.html, samtools.github.io/hts-specs (BED).
 """
 
@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import PurePath
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
 from ...errors import DataError
+from ..storage import Location
 from .lines import numbered_lines
 
 Format = Literal["gff3", "gtf", "bed"]
@@ -43,16 +44,16 @@ class Feature(NamedTuple):
     """Column 9 of GFF3 and GTF, as it is written."""
 
 
-def format_of(path: Path) -> Format:
+def format_of(path: Location) -> Format:
     """The format that a file's name says; DataError if it says none."""
     bare = re.sub(r"\.b?gz$", "", path.name.lower())
-    kind = SUFFIXES.get(Path(bare).suffix)
+    kind = SUFFIXES.get(PurePath(bare).suffix)
     if not kind:
         raise DataError(f"{path}: is none of {' '.join(SUFFIXES)} (also with .gz or .bgz) by its name; rename or convert it")
     return kind
 
 
-def read_features(path: Path, kind: Format) -> Iterator[tuple[int, Feature]]:
+def read_features(path: Location, kind: Format) -> Iterator[tuple[int, Feature]]:
     """(line from 1, feature) for each line that holds one, in order; DataError with file and line for a line that is malformed."""
     parse = {"gff3": _gff3_feature, "gtf": _gtf_feature, "bed": _bed_feature}[kind]
     for line, text in numbered_lines(path):
@@ -65,14 +66,14 @@ def read_features(path: Path, kind: Format) -> Iterator[tuple[int, Feature]]:
         yield line, feature
 
 
-def read_attributes(path: Path, kind: Format, line: int, feature: Feature) -> dict[str, str]:
+def read_attributes(path: Location, kind: Format, line: int, feature: Feature) -> dict[str, str]:
     """Key -> value of a GFF3 or GTF line, the first where a key is repeated; DataError with file and line if malformed."""
     with _at_line(path, line):
         return _gff3_attributes(feature.attributes) if kind == "gff3" else _gtf_attributes(feature.attributes)
 
 
 @contextmanager
-def _at_line(path: Path, line: int) -> Iterator[None]:
+def _at_line(path: Location, line: int) -> Iterator[None]:
     try:
         yield
     except ValueError as error:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Literal
 
 from ...errors import DataError
+from ..storage import Location
 from .lines import listed, numbered_lines
 
 try:
@@ -37,7 +37,7 @@ _FIELDS = {
 
 
 def read_go_terms(
-    path: Path, *, aspects: tuple[Aspect, ...] = ("P", "F", "C"), exclude_evidence: tuple[str, ...] = ()
+    path: Location, *, aspects: tuple[Aspect, ...] = ("P", "F", "C"), exclude_evidence: tuple[str, ...] = ()
 ) -> dict[str, tuple[str, ...]]:
     """Accession -> its GO terms, distinct and sorted.
 
@@ -77,7 +77,7 @@ def match_proteins(terms: dict[str, tuple[str, ...]], records: Iterable[str]) ->
     return matched
 
 
-def _annotations(path: Path) -> Iterator[dict]:
+def _annotations(path: Location) -> Iterator[dict]:
     """The checked lines of a file, a dict of columns each, as Biopython names them."""
     lines = _Lines(path)
     try:
@@ -93,7 +93,7 @@ def _annotations(path: Path) -> Iterator[dict]:
 class _Lines:
     """A file as Biopython reads it, that knows its line and refuses those that Biopython would skip or stumble over."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         self.number = 0
         self._lines = numbered_lines(path)
 
@@ -102,8 +102,10 @@ class _Lines:
 
     def __next__(self) -> str:
         self.number, line = next(self._lines)
+        if not line.strip():
+            return "\n"
         columns = line.count("\t") + 1
-        if line.strip() and not line.startswith("!") and columns < MIN_COLUMNS:
+        if not line.startswith("!") and columns < MIN_COLUMNS:
             raise ValueError(f"{columns} tab-separated columns, wanted {MIN_COLUMNS} or more")
         return line.strip(" ") + "\n"
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import SequenceMatcher
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from ...errors import DataError
 from ..fasta import BGZF_END
+from ..storage import Location, first_line, open_binary, size
 
 
 @contextmanager
-def unpacked(path: Path) -> Iterator[BinaryIO]:
+def unpacked(path: Location) -> Iterator[BinaryIO]:
     """A file open for reading, uncompressed; DataError when it is missing, and when a compressed one is cut short or damaged."""
     try:
-        with path.open("rb") as file:
+        with io.BufferedReader(open_binary(path)) as file:
             start = file.read(18)
             is_gzip = start[:2] == b"\x1f\x8b"
             if is_gzip and start[12:14] == b"BC" and not _ends_with(file, BGZF_END):
@@ -28,14 +29,14 @@ def unpacked(path: Path) -> Iterator[BinaryIO]:
             file.seek(0)
             yield cast(BinaryIO, gzip.open(file)) if is_gzip else file
     except EOFError as error:
-        raise DataError(f"{path}: compressed file is cut short ({path.stat().st_size:,} bytes); copy it again from its source") from error
+        raise DataError(f"{path}: compressed file is cut short ({size(path):,} bytes); copy it again from its source") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: compressed file is damaged ({error}); copy it again from its source") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); correct the path") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror or first_line(error)}); correct the path") from error
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Location) -> Iterator[tuple[int, str]]:
     """(line from 1, its text without the line end), lazily; DataError as `unpacked`, and for a line that is not UTF-8."""
     with unpacked(path) as file:
         for number, line in enumerate(file, 1):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from ...errors import DataError
+from ..storage import Location
 from .features import Format, format_of, read_attributes, read_features
 from .intervals import Intervals
 from .lines import listed
@@ -22,7 +22,7 @@ NAME_KEYS: dict[Format, tuple[str, ...]] = {"gff3": ("Name", "ID"), "gtf": ("gen
 
 
 def read_regions(
-    path: Path,
+    path: Location,
     *,
     types: tuple[str, ...] = (),
     anchor: Anchor = "whole",
@@ -98,7 +98,7 @@ def _by_chromosome(names: Iterable[str]) -> dict[str, list[str]]:
     return groups
 
 
-def _refuse_for_bed(path: Path, kind: Format, types: tuple[str, ...], label_by: str | None) -> None:
+def _refuse_for_bed(path: Location, kind: Format, types: tuple[str, ...], label_by: str | None) -> None:
     """DataError for what BED cannot give."""
     if kind == "bed" and types:
         raise DataError(f"{path}: types ({', '.join(types)}) has no effect on BED, which has no feature types; remove it")
@@ -106,7 +106,7 @@ def _refuse_for_bed(path: Path, kind: Format, types: tuple[str, ...], label_by: 
         raise DataError(f"{path}: label_by ({label_by}) has no effect on BED, which has names only; use `label_by: name`")
 
 
-def _refuse_absent(path: Path, types: tuple[str, ...], seen: Counter[str]) -> None:
+def _refuse_absent(path: Location, types: tuple[str, ...], seen: Counter[str]) -> None:
     """DataError for a file without features, and for types that none has."""
     if not seen:
         raise DataError(f"{path}: holds no feature; put annotation into it or leave it out")
@@ -115,7 +115,7 @@ def _refuse_absent(path: Path, types: tuple[str, ...], seen: Counter[str]) -> No
             raise DataError(f"{path}: types: no feature is of type {wanted!r}; there are {listed(seen, wanted)}")
 
 
-def _refuse_unlabelled(path: Path, label_by: str | None, rows: dict[str, list[tuple[int, int, int, str]]], seen_keys: set[str]) -> None:
+def _refuse_unlabelled(path: Location, label_by: str | None, rows: dict[str, list[tuple[int, int, int, str]]], seen_keys: set[str]) -> None:
     """DataError if a label was asked for and no region has one."""
     if label_by and not any(label for found in rows.values() for *_, label in found):
         reason = f"there are {listed(seen_keys, label_by)}" if seen_keys else "there is nothing to read it from"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from ...dna import ALPHABETS, SequenceType
 from ...errors import DataError
 from ..inputs import STRUCTURES
+from ..storage import Location
 from .lines import unpacked
 
 try:
@@ -44,7 +44,7 @@ class Polymer(NamedTuple):
     """As deposited; where the file does not give that, of the residues with coordinates."""
 
 
-def read_structure(path: Path, sequence_type: SequenceType) -> list[Polymer]:
+def read_structure(path: Location, sequence_type: SequenceType) -> list[Polymer]:
     """The polymers of a file that are of the sequence type, with the sequence as deposited where the file gives it.
 
     A modified residue has its parent's letter (MSE gives M). Of several models the first is read.

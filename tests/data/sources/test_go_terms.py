@@ -91,6 +91,10 @@ def test_a_malformed_line_is_named(write, bad, sentence):
     assert refusal(path) == f"{path}, line 5: {sentence}; correct the line or leave it out"
 
 
+def test_lines_of_blanks_and_tabs_say_nothing(write):
+    assert read_go_terms(write("\t\n", line("P1", "GO:0000001"), " \t \t\n", "\t" * 20 + "\n")) == {"P1": ("GO:0000001",)}
+
+
 def test_refusals(write, tmp_path):
     assert refusal(write(version="9")).startswith(f"{tmp_path}/a.gaf, line 1: Unknown GAF version !gaf-version: 9")
     path = write(line("P1", "GO:0000001", "P", "IEA"))
