@@ -33,8 +33,8 @@ ENVIRONMENT = {
 
 
 def settings(data: Path, steps: int, *more: str) -> list[str]:
-    """Of the run, without its folder; a step takes some hundredths of a second."""
-    return [
+    """Of the run, without its folder, the last of each name; a step takes some hundredths of a second."""
+    given = [
         "model.hidden_size=32", "model.num_layers=4", "model.mixers=[se,mr,li,attention]", "model.num_attention_heads=2",
         "model.max_position_embeddings=128", "model.dropout=0.1", "tasks.causal_lm.weight=1", f"training.max_steps={steps}",
         "training.batch_size=4", "training.learning_rate=3e-3", "training.warmup_steps=20", "training.eval_max_rows=16",
@@ -43,6 +43,7 @@ def settings(data: Path, steps: int, *more: str) -> list[str]:
         f"data.val_path={data}", "hardware.precision=fp32", "hardware.zero_stage=1", f"cluster.train_workers={WORKERS}",
         "cluster.start_timeout_s=240", "cluster.collective_timeout_s=20", *more,
     ]
+    return list({setting.partition("=")[0]: setting for setting in given}.values())
 
 
 @dataclass(slots=True)

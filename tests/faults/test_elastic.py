@@ -25,7 +25,7 @@ def test_workers_come_and_go_with_the_nodes(tmp_path: Path) -> None:
         "logging.log_interval=1", "cluster.resize_interval_s=2",
     )
     whole = undisturbed(tmp_path / "whole", given)
-    ranged = [*given, "cluster.train_workers=[1,2]"]
+    ranged = [setting for setting in given if "train_workers" not in setting] + ["cluster.train_workers=[1,2]"]
     with make_switch(tmp_path) as switch, Campaign(tmp_path / "cluster", ranged, Random(0), switch, num_nodes=1) as campaign:
         campaign.wait_for_checkpoint(after=0)
         campaign.num_nodes = 2
