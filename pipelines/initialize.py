@@ -11,7 +11,7 @@ import torch
 
 from hyena_glt.config import Config, DataConfig, HardwareConfig, ModelConfig, dump_config, only_task, require_built
 from hyena_glt.data.manifest import TOKENIZER
-from hyena_glt.data.storage import location, make_folder, write_bytes
+from hyena_glt.data.storage import ensure_folder, location, write_bytes
 from hyena_glt.errors import ConfigError
 from hyena_glt.files import atomic_write
 from hyena_glt.model.count import MemoryEstimate, count_parameters, estimate_memory
@@ -47,7 +47,7 @@ def save_initial(cfg: Config, *, dry_run: bool) -> dict[str, Any]:
         tokenizer.save(folder / TOKENIZER)
         atomic_write(folder / CONFIG_FILE, dump_config(cfg))
 
-    make_folder(run)
+    ensure_folder(run)
     write_bytes(run / CONFIG_FILE, dump_config(cfg).encode())
     checkpoint = write_alone(run, info, write)
     return {"status": "initialized", "run": str(run), "checkpoint": str(checkpoint), **described}

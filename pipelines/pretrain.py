@@ -33,7 +33,7 @@ from hyena_glt.config import (
 from hyena_glt.data.dataset import Rows
 from hyena_glt.data.manifest import TOKENIZER, checksum
 from hyena_glt.data.mixture import Mixture, as_paths, open_training, open_validation
-from hyena_glt.data.storage import Location, is_folder, location, make_folder, names_in, size, write_bytes
+from hyena_glt.data.storage import Location, ensure_folder, is_folder, location, names_in, size, write_bytes
 from hyena_glt.errors import CheckpointError, ClusterError, ConfigError
 from hyena_glt.inference.load import require_same_tokenizer
 from hyena_glt.model import build_model
@@ -349,7 +349,7 @@ def _hints_without_effect(cfg: Config, use_gpu: bool) -> list[str]:
 
 def _claim(cfg: Config, run: Location, mixture: Mixture) -> None:
     """Make the run folder this run's."""
-    make_folder(run / CHECKPOINTS)
+    ensure_folder(run / CHECKPOINTS)
     write_bytes(run / CONFIG_FILE, dump_config(cfg).encode())
     write_bytes(run / "environment.json", (json.dumps(environment(mixture), indent=1) + "\n").encode())
 

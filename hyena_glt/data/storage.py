@@ -219,7 +219,7 @@ def open_binary(path: Location) -> BinaryIO:
     return path.open("rb", buffering=0) if isinstance(path, Path) else open_file(path)
 
 
-def make_folder(place: Location) -> None:
+def ensure_folder(place: Location) -> None:
     """With those above it; a store needs none."""
     if isinstance(place, Path):
         place.mkdir(parents=True, exist_ok=True)

@@ -64,9 +64,9 @@ class Desk:
             time.sleep(1.0)
 
     def _store(self, run: Url) -> None:
-        for path in sorted(self.folder.rglob("*")):
+        for path in sorted(path for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink()):
             found = path.stat()
             state = found.st_size, found.st_mtime_ns
-            if path.is_file() and not path.is_symlink() and found.st_size and self._stored.get(path) != state:
+            if found.st_size and self._stored.get(path) != state:
                 write_bytes(run / path.relative_to(self.folder).as_posix(), path.read_bytes())
                 self._stored[path] = state

@@ -23,11 +23,11 @@ from hyena_glt.data.readers import all_row_group_sizes, read_rows
 from hyena_glt.data.storage import (
     Url,
     download,
+    ensure_folder,
     find_objects,
     is_folder,
     list_files,
     location,
-    make_folder,
     names_in,
     open_file,
     open_filesystem,
@@ -108,7 +108,7 @@ def test_local_paths(tmp_path):
     assert names_in(tmp_path) == ["a"]
     for place in (tmp_path / "a", tmp_path / "b"):
         remove_file(place)
-    make_folder(tmp_path / "c/d")
+    ensure_folder(tmp_path / "c/d")
     write_bytes(tmp_path / "c/d/e", b"")
     remove_folder(tmp_path / "c")
     assert names_in(tmp_path) == []
@@ -139,7 +139,7 @@ def test_large_files_there_and_back(bucket, tmp_path):
 def test_what_is_removed_leaves_nothing(bucket, tmp_path):
     for name in ("a/b/c", "a/b/d/e", "a/bc", "f"):
         write_bytes(bucket / name, name.encode())
-    make_folder(bucket / "g")
+    ensure_folder(bucket / "g")
     for gone in (bucket / "a/b", bucket / "nothing"):
         remove_folder(gone)
         remove_file(gone)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from hyena_glt.config import load_config
-from hyena_glt.data.storage import Location, make_folder, write_bytes
+from hyena_glt.data.storage import Location, ensure_folder, write_bytes
 from hyena_glt.training.checkpoint import Progress
 from hyena_glt.training.loop import train
 from hyena_glt.training.metrics import METRICS_FILE, read_reports
@@ -30,7 +30,7 @@ def run(data: Path, folder: Location, *settings: str) -> Progress:
     latest = {setting.split("=")[0]: setting for setting in given}
     if not any(name.startswith("tasks.") for name in latest):
         latest["tasks"] = "tasks.causal_lm.weight=1"
-    make_folder(folder / "checkpoints")
+    ensure_folder(folder / "checkpoints")
     write_bytes(folder / OWNER_FILE, b"test")
     return train(load_config(None, list(latest.values())), Worker(0, 1, torch.device("cpu"), folder, "test"))
 
