@@ -1,16 +1,24 @@
-"""Writing a file so that neither a reader nor a crash ever sees half of it."""
+"""Writing a file so that neither a reader nor a crash ever sees half of it; folders of this machine that do not outlive their use."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
+from tempfile import gettempdir
 
 from .errors import StorageError
 
 LEADS_OUT = r"^/|(^|/)\.\.(/|$)"
 """Names in a list of files that mean a place outside the folder of the list: absolute ones, and those with a step up."""
+SCRATCH = "hyena-glt-scratch-"
+SETTLED_S = 60.0
+"""After so long a scratch folder that is not locked is nobody's."""
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
@@ -57,3 +65,39 @@ def unfinished_name(path: Path) -> Path:
     """Beside `path`, and hidden: what is written there can be renamed to `path`."""
     # The process in the name, because two may write the same file: the last rename wins, and each was whole.
     return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+@contextmanager
+def scratch_folder(name: str | None = None) -> Iterator[Path]:
+    """An empty folder on this machine's disk (TMPDIR), which goes when the block ends.
+
+    Its owner holds a lock on it, so that those of processes that were killed are known, and go now.
+    """
+    for old in Path(gettempdir()).glob(f"{SCRATCH}*"):
+        with suppress(OSError):  # another user's, or gone meanwhile
+            _remove_unowned(old)
+    folder = scratch_path(name or token_hex(8))
+    folder.mkdir(mode=0o700)
+    owned = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(owned, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(owned)
+
+
+def scratch_path(name: str) -> Path:
+    """Where the scratch folder of that name lies; nobody who does not know the name can have made it before."""
+    return Path(gettempdir()) / f"{SCRATCH}{name}"
+
+
+def _remove_unowned(folder: Path) -> None:
+    """OSError where a living process holds it."""
+    owner = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if time.time() - folder.stat().st_mtime > SETTLED_S:
+            shutil.rmtree(folder)
+    finally:
+        os.close(owner)

@@ -7,10 +7,12 @@ import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from tempfile import mkdtemp
 from typing import Any
 
 from hyena_glt.config import Config
+from hyena_glt.data.storage import Location, Url, location, remove_folder
 from hyena_glt.evaluation.cost import duration
 from hyena_glt.training.launch import probe_on_ray
 from hyena_glt.training.plan import Plan, states
@@ -62,7 +64,9 @@ def estimate(cfg: Config, plan: Plan, *, workers: int, use_gpu: bool, steps: int
 
 def _probe(cfg: Config, *, workers: int, use_gpu: bool, steps: int) -> Timing:
     """A run of its own in a hidden folder beside the run folder, which every worker sees and which goes again."""
-    beside = Path(str(cfg.training.output_dir)).parent
+    beside = location(str(cfg.training.output_dir)).parent
+    if isinstance(beside, Url):
+        return _probe_in_store(cfg, beside / f".probe-{token_hex(4)}", workers=workers, use_gpu=use_gpu, steps=steps)
     made = not beside.exists()
     beside.mkdir(parents=True, exist_ok=True)
     folder = Path(mkdtemp(prefix=".probe-", dir=beside))
@@ -76,6 +80,13 @@ def _probe(cfg: Config, *, workers: int, use_gpu: bool, steps: int) -> Timing:
                 beside.rmdir()
 
 
-def _without_services(cfg: Config, folder: Path) -> Config:
+def _probe_in_store(cfg: Config, folder: Url, *, workers: int, use_gpu: bool, steps: int) -> Timing:
+    try:
+        return probe_on_ray(_without_services(cfg, folder), folder, workers=workers, use_gpu=use_gpu, steps=steps)
+    finally:
+        remove_folder(folder)
+
+
+def _without_services(cfg: Config, folder: Location) -> Config:
     quiet = replace(cfg.logging, use_wandb=False, use_tensorboard=False)
     return replace(cfg, logging=quiet, training=replace(cfg.training, output_dir=str(folder)))

@@ -10,20 +10,15 @@ import safetensors.torch
 import torch
 
 from hyena_glt.config import Config, DataConfig, HardwareConfig, ModelConfig, dump_config, only_task, require_built
+from hyena_glt.data.manifest import TOKENIZER
+from hyena_glt.data.storage import ensure_folder, location, write_bytes
 from hyena_glt.errors import ConfigError
+from hyena_glt.files import atomic_write
 from hyena_glt.model.count import MemoryEstimate, count_parameters, estimate_memory
 from hyena_glt.objectives import build_objective
 from hyena_glt.tokenizers import Tokenizer, build_tokenizer
-from hyena_glt.training.checkpoint import (
-    WEIGHTS_FILE,
-    CheckpointInfo,
-    Progress,
-    atomic_write,
-    commit,
-    empty_staging_folder,
-    list_part,
-    newest_whole,
-)
+from hyena_glt.training.checkpoint import CONFIG_FILE, WEIGHTS_FILE, CheckpointInfo, Progress, newest_whole
+from hyena_glt.training.commit import write_alone
 from hyena_glt.training.launch import choose_workers
 from hyena_glt.training.prepare import initial_model
 
@@ -34,7 +29,7 @@ def save_initial(cfg: Config, *, dry_run: bool) -> dict[str, Any]:
     Needs no data: the tokenizer is the `tokenization` section's. A later `pretrain` on the same folder starts from these weights.
     """
     require_built(replace(cfg, data=DataConfig()), "pretrain")
-    run = Path(str(cfg.training.output_dir))
+    run = location(str(cfg.training.output_dir))
     if newest_whole(run, []) is not None:
         raise ConfigError(f"training.output_dir: {run} has checkpoints already; choose a new folder")
     tokenizer = build_tokenizer(cfg.preprocessing.sequence_type, cfg.tokenization)
@@ -45,14 +40,17 @@ def save_initial(cfg: Config, *, dry_run: bool) -> dict[str, Any]:
     if dry_run:
         return {"status": "planned", **described}
     model = initial_model(cfg, vocab_size=tokenizer.vocab_size, causal=build_objective(only_task(cfg.tasks), tokenizer).causal)
-    staged = empty_staging_folder(run, 0, "initial")
-    safetensors.torch.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, staged / WEIGHTS_FILE)
-    tokenizer.save(staged / "tokenizer.json")
-    for folder in (staged, run):
-        atomic_write(folder / "config.yaml", dump_config(cfg))
-    list_part(staged)
     info = CheckpointInfo(progress=Progress(), world_size=0, zero_stage=cfg.hardware.zero_stage, global_rows=None, data_checksum=None)
-    return {"status": "initialized", "run": str(run), "checkpoint": str(commit(run, staged, info)), **described}
+
+    def write(folder: Path) -> None:
+        safetensors.torch.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / WEIGHTS_FILE)
+        tokenizer.save(folder / TOKENIZER)
+        atomic_write(folder / CONFIG_FILE, dump_config(cfg))
+
+    ensure_folder(run)
+    write_bytes(run / CONFIG_FILE, dump_config(cfg).encode())
+    checkpoint = write_alone(run, info, write)
+    return {"status": "initialized", "run": str(run), "checkpoint": str(checkpoint), **described}
 
 
 def fitting_vocab_size(model: ModelConfig, tokenizer: Tokenizer) -> int:

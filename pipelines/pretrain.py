@@ -27,13 +27,13 @@ from hyena_glt.config import (
     changed_settings,
     config_from_dict,
     dump_config,
-    load_config,
     only_task,
     require_built,
 )
 from hyena_glt.data.dataset import Rows
+from hyena_glt.data.manifest import TOKENIZER
 from hyena_glt.data.mixture import Mixture, as_paths, open_training, open_validation
-from hyena_glt.data.storage import location
+from hyena_glt.data.storage import Location, ensure_folder, is_folder, location, names_in, size, write_bytes
 from hyena_glt.errors import CheckpointError, ClusterError, ConfigError
 from hyena_glt.inference.load import require_same_tokenizer
 from hyena_glt.model import build_model
@@ -42,15 +42,17 @@ from hyena_glt.objectives import build_objective
 from hyena_glt.tokenizers import load_tokenizer
 from hyena_glt.training.checkpoint import (
     CHECKPOINTS,
+    CONFIG_FILE,
     LATEST,
     WEIGHTS_FILE,
     CheckpointInfo,
     Progress,
-    atomic_write,
     newest_whole,
+    read_config,
     read_info,
     resolve_checkpoint,
 )
+from hyena_glt.training.copies import fetched
 from hyena_glt.training.feed import Course
 from hyena_glt.training.guard import is_impatient
 from hyena_glt.training.launch import choose_workers, least_workers, require_own_gpus, train_on_ray
@@ -92,7 +94,7 @@ def pretrain(
         return save_initial(with_run_folder(cfg), dry_run=dry_run)
     require_built(cfg, "pretrain")
     cfg, mixture = resolve(cfg)
-    run = Path(str(cfg.training.output_dir))
+    run = location(str(cfg.training.output_dir))
     info = earlier_start(cfg, run, mixture.checksum())
     with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
         workers, use_gpu = workers_on_cluster(cfg)
@@ -120,9 +122,9 @@ def pretrain(
 
 
 def with_run_folder(cfg: Config) -> Config:
-    """`training.output_dir` as an absolute path."""
-    folder = with_default_folders(cfg).training.output_dir
-    return replace(cfg, training=replace(cfg.training, output_dir=str(Path(str(folder)).absolute())))
+    """`training.output_dir` as an absolute path or a URL."""
+    folder = _absolute(str(with_default_folders(cfg).training.output_dir))
+    return replace(cfg, training=replace(cfg.training, output_dir=folder))
 
 
 def resolve(cfg: Config) -> tuple[Config, Mixture]:
@@ -188,14 +190,15 @@ def _with_the_datas_settings(cfg: Config, rows: Rows) -> Config:
     return replace(cfg, preprocessing=made.preprocessing, tokenization=made.tokenization)
 
 
-def _check_start(cfg: Config, folder: Path, mixture: Mixture) -> None:
+def _check_start(cfg: Config, start: Location, mixture: Mixture) -> None:
     """Refuse to start from weights of another tokenizer or architecture."""
     tokenizer = mixture.tokenizer
-    require_same_tokenizer(load_tokenizer(folder / "tokenizer.json"), tokenizer, str(mixture.rows[0].folder))
     causal = build_objective(only_task(cfg.tasks), tokenizer).causal
     with torch.device("meta"):
         model = build_model(cfg.model, vocab_size=tokenizer.vocab_size, causal=causal)
-    check_weights(model, folder / WEIGHTS_FILE)
+    with fetched(start, TOKENIZER, WEIGHTS_FILE) as folder:
+        require_same_tokenizer(load_tokenizer(folder / TOKENIZER), tokenizer, str(mixture.rows[0].folder))
+        check_weights(model, folder / WEIGHTS_FILE)
 
 
 def _check_lengths(cfg: Config, rows: Rows) -> None:
@@ -221,10 +224,10 @@ def _check_curriculum(cfg: Config, mixture: Mixture) -> None:
         )
 
 
-def earlier_start(cfg: Config, run: Path, data_checksum: str) -> CheckpointInfo | None:
+def earlier_start(cfg: Config, run: Location, data_checksum: str) -> CheckpointInfo | None:
     """What an earlier start of this run left, or None; refuses a folder of another run and changed settings or data."""
-    if not (run / "config.yaml").exists():
-        if run.exists() and any(run.iterdir()):
+    if size(run / CONFIG_FILE) is None:
+        if is_folder(run) and names_in(run):
             raise ConfigError(f"training.output_dir: {run} holds other files and no config.yaml of a run; choose an empty or new folder")
         return None
     folder = newest_whole(run, [])
@@ -232,7 +235,7 @@ def earlier_start(cfg: Config, run: Path, data_checksum: str) -> CheckpointInfo 
         return None
     info = read_info(folder)
     weighty = ("model", "tasks") if not info.has_optimizer else None
-    changed = [key for key in changed_settings(load_config(run / "config.yaml"), cfg) if not _is_free(key)]
+    changed = [key for key in changed_settings(read_config(run), cfg) if not _is_free(key)]
     changed = [key for key in changed if weighty is None or key.split(".")[0] in weighty]
     if changed:
         raise ConfigError(
@@ -317,7 +320,7 @@ def planned_domains(cfg: Config, plan: Plan, mixture: Mixture) -> dict[str, dict
 
 
 def _announce(
-    cfg: Config, plan: Plan, run: Path, use_gpu: bool, info: CheckpointInfo | None, domains: dict[str, dict[str, float]]
+    cfg: Config, plan: Plan, run: Location, use_gpu: bool, info: CheckpointInfo | None, domains: dict[str, dict[str, float]]
 ) -> None:
     device = "GPU" if use_gpu else "CPU"
     log.info("%s: %s steps of %s rows (%s tokens) on %d %s worker%s, %.2f epochs", run, f"{plan.total_steps:,}", plan.global_rows,
@@ -345,11 +348,11 @@ def _hints_without_effect(cfg: Config, use_gpu: bool) -> list[str]:
     return [f"without a GPU these have no effect: {', '.join(given)}"] if given else []
 
 
-def _claim(cfg: Config, run: Path, mixture: Mixture) -> None:
+def _claim(cfg: Config, run: Location, mixture: Mixture) -> None:
     """Make the run folder this run's."""
-    (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    atomic_write(run / "config.yaml", dump_config(cfg))
-    atomic_write(run / "environment.json", json.dumps(environment(mixture), indent=1) + "\n")
+    ensure_folder(run / CHECKPOINTS)
+    write_bytes(run / CONFIG_FILE, dump_config(cfg).encode())
+    write_bytes(run / "environment.json", (json.dumps(environment(mixture), indent=1) + "\n").encode())
 
 
 def environment(mixture: Mixture) -> dict[str, Any]:
@@ -384,7 +387,7 @@ def _dry_result(cfg: Config, plan: Plan, mixture: Mixture, use_gpu: bool) -> dic
     }
 
 
-def run_result(run: Path) -> dict[str, Any]:
+def run_result(run: Location) -> dict[str, Any]:
     """The result of a run, read back from its folder; the same for a run that has just ended and one that ended long ago."""
     folder = resolve_checkpoint(run / CHECKPOINTS / LATEST)
     progress = read_info(folder).progress

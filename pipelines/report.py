@@ -18,5 +18,6 @@ def report(checkpoint_dir: str, *, output_dir: str) -> dict[str, object]:
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
-    page.write_text(render(run, link=Path(os.path.relpath(run.folder, folder)).as_posix()), encoding="utf-8")
+    link = Path(os.path.relpath(run.folder, folder)).as_posix() if isinstance(run.folder, Path) else None
+    page.write_text(render(run, link=link), encoding="utf-8")
     return {"report": str(page), "run": str(run.folder), "verdict": verdict(run, run.evaluation)}

@@ -25,17 +25,8 @@ from hyena_glt.inference import LoadedModel, load_model
 from hyena_glt.model import LanguageModel, build_model
 from hyena_glt.objectives import Objective, build_objective
 from hyena_glt.tokenizers import Tokenizer, build_tokenizer
-from hyena_glt.training.checkpoint import (
-    BEST,
-    WEIGHTS_FILE,
-    CheckpointInfo,
-    Progress,
-    commit,
-    empty_staging_folder,
-    list_part,
-    point,
-    step_name,
-)
+from hyena_glt.training.checkpoint import BEST, WEIGHTS_FILE, CheckpointInfo, Progress, step_name
+from hyena_glt.training.commit import commit, empty_staging_folder, list_part, point
 from hyena_glt.training.metrics import RunLog, loss_metrics
 
 LAMBDA = Path(__file__).parents[1] / "pipelines" / "genomes" / "lambda.fa"

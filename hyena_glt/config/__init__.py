@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .dump import changed_settings, config_to_dict, dump_config
-from .loader import config_from_dict, load_config
+from .loader import config_from_dict, config_from_text, load_config
 from .preprocessing import (
     GoTermsConfig,
     LabelRegionsConfig,
@@ -70,6 +70,7 @@ __all__ = [
     "active_tasks",
     "changed_settings",
     "config_from_dict",
+    "config_from_text",
     "config_to_dict",
     "dump_config",
     "load_config",

@@ -30,6 +30,15 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     return _resolve([*layers, override_layer(overrides)])
 
 
+def config_from_text(text: str, origin: str) -> Config:
+    """The tree that `dump_config` wrote; `origin` says in messages where it stands.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    return _resolve([text_layer(text, origin, numbered=True)])
+
+
 def config_from_dict(settings: Mapping[str, Any]) -> Config:
     """The tree that `config_to_dict` wrote; sections and settings that are left out have their defaults.
 

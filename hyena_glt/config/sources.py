@@ -53,9 +53,9 @@ def file_layers(name: str | Path) -> list[Layer]:
     return list(_layers(str(name), Path(), ()))
 
 
-def text_layer(text: str, origin: str) -> Layer:
-    """The layer of a YAML text."""
-    return _read(text, Layer(origin))[0]
+def text_layer(text: str, origin: str, *, numbered: bool = False) -> Layer:
+    """The layer of a YAML text; `numbered` as in `Layer`."""
+    return _read(text, Layer(origin, numbered=numbered))[0]
 
 
 def _layers(name: str, folder: Path, including: tuple[Path, ...]) -> Iterator[Layer]:

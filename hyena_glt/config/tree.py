@@ -150,7 +150,7 @@ class TrainingConfig:
     """How weights are updated, and for how long: optimizer, learning rate, batch, stages, and what ends a run."""
 
     output_dir: str | None = None
-    """The run folder."""
+    """The run folder: a path that all nodes see, or a URL such as s3://bucket/name."""
     init_from: str | None = None
     """A run folder or checkpoint whose weights start this run (its optimizer and position do not)."""
     seed: int = 0

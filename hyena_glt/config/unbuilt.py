@@ -57,14 +57,9 @@ def _pretrain(cfg: Config) -> Iterator[str]:
     yield from _objectives(cfg.tasks)
     if cfg.compression is not None and cfg.compression.method is not None:
         yield f"compression.method: {cfg.compression.method} is not built yet; remove it"
-    yield from _remote("training.output_dir", cfg.training.output_dir)
-    yield from _remote("training.init_from", cfg.training.init_from)
 
 
 def _sweep(cfg: Config) -> Iterator[str]:
-    yield from _remote("tune.output_dir", cfg.tune.output_dir if cfg.tune else None)
-
-
-def _remote(setting: str, path: str | None) -> Iterator[str]:
+    path = cfg.tune.output_dir if cfg.tune else None
     if path is not None and "://" in path:
-        yield f"{setting}: object stores and other remote places ({path}) are not built yet; give a local path"
+        yield f"tune.output_dir: object stores and other remote places ({path}) are not built yet; give a local path"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from .dataset import Rows, TokenRows, cut_rows, frame
 from .difficulty import read_ranks
 from .mixture import Mixture
 from .order import Stream
+from .storage import Location
 
 EVAL_SEED = 20_000
 """Masks of an evaluation are the same every time, so that two losses can be compared."""
@@ -143,7 +143,7 @@ class TrainingBatches(Dataset):
     seed: int
     shuffle_row_groups: int
     augmentation: Augmentation | None = None
-    difficulty: Path | None = None
+    difficulty: Location | None = None
     """What `difficulty.write_ranks` wrote; needed where a serving draws by difficulty."""
     _streams: dict[Serving, Stream] = field(default_factory=dict)
 

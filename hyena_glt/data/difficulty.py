@@ -6,15 +6,15 @@ one is easier.
 
 from __future__ import annotations
 
-from pathlib import Path
+from io import BytesIO
 from typing import Literal
 
 import numpy as np
 
-from ..files import appearing
 from ..tokenizers.base import PAD, UNK
 from .dataset import Rows, TokenRows
 from .mixture import Mixture
+from .storage import Location, read_bytes, write_bytes
 
 ROWS_AT_ONCE = 1024
 LOW_WEIGHT = 1.0
@@ -23,16 +23,17 @@ LOW_WEIGHT = 1.0
 Measure = Literal["ambiguity", "repeats"]
 
 
-def write_ranks(path: Path, mixture: Mixture, measure: Measure) -> None:
+def write_ranks(path: Location, mixture: Mixture, measure: Measure) -> None:
     """Rank the rows of every domain; reads each row once."""
     ranks = {f"{number:04}": rank(difficulties(rows, measure)) for number, rows in enumerate(mixture.rows)}
-    with appearing(path) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, **ranks)
+    content = BytesIO()
+    np.savez(content, **ranks)
+    write_bytes(path, content.getvalue())
 
 
-def read_ranks(path: Path) -> list[np.ndarray]:
+def read_ranks(path: Location) -> list[np.ndarray]:
     """The ranks of each domain's rows, in the order of the domains."""
-    with np.load(path, allow_pickle=False) as saved:
+    with np.load(BytesIO(read_bytes(path)), allow_pickle=False) as saved:
         return [saved[name] for name in sorted(saved.files)]
 
 

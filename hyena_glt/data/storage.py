@@ -71,7 +71,8 @@ class Url:
 
     @property
     def parent(self) -> Url:
-        return Url(self.scheme, str(PurePosixPath(self.key).parent))
+        """Of a bucket itself, as that of / is /."""
+        return Url(self.scheme, self.key.rpartition("/")[0] or self.key)
 
 
 Location = Path | Url
@@ -218,17 +219,44 @@ def open_binary(path: Location) -> BinaryIO:
     return path.open("rb", buffering=0) if isinstance(path, Path) else open_file(path)
 
 
-def remove_folder(url: Url) -> None:
-    """Delete all objects below `url`; nothing to do if there are none."""
-    store, key = open_filesystem(url)
-    with _store_errors(url), suppress(FileNotFoundError):
-        store.delete_dir_contents(key)
+def ensure_folder(place: Location) -> None:
+    """With those above it; a store needs none."""
+    if isinstance(place, Path):
+        place.mkdir(parents=True, exist_ok=True)
+
+
+def remove_file(place: Location) -> None:
+    """Delete a file or object; nothing to do if there is none."""
+    if isinstance(place, Path):
+        place.unlink(missing_ok=True)
+        return
+    store, key = open_filesystem(place)
+    with _store_errors(place), suppress(FileNotFoundError):
+        store.delete_file(key)
+
+
+def remove_folder(place: Location) -> None:
+    """Delete a folder with all in it, or all objects below a URL; of the latter there may be none."""
+    if isinstance(place, Path):
+        shutil.rmtree(place)
+        return
+    store, key = open_filesystem(place)
+    # The contents alone would leave an object that stands for the folder; a bucket stays.
+    delete = store.delete_dir if "/" in key else store.delete_dir_contents
+    with _store_errors(place), suppress(FileNotFoundError):
+        delete(key)
 
 
 def download(url: Url, to: Path) -> None:
-    """Store an object as a local file, which is there once it is whole."""
+    """Store an object as a local file, which is there once it is whole; FileNotFoundError if there is no object."""
     with open_file(url) as source, appearing(to) as unfinished, unfinished.open("wb") as sink:
-        shutil.copyfileobj(source, sink, COPY_BYTES)
+        while block := _read_block(url, source):
+            sink.write(block)
+
+
+def _read_block(url: Url, source: pa.NativeFile) -> bytes:
+    with _store_errors(url):
+        return source.read(COPY_BYTES)
 
 
 def upload(file: Path, to: Url) -> None:

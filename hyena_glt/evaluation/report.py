@@ -10,6 +10,7 @@ from urllib.parse import quote
 from ..config import Config, active_tasks, dump_config
 from ..data.manifest import Manifest, locate_split, read_manifest
 from ..data.mixture import as_paths
+from ..data.storage import Url, is_folder, size
 from ..errors import DataError
 from .advice import advise
 from .cost import cost, in_words
@@ -28,8 +29,8 @@ OTHER_CURVES = {
 LINKED = ("config.yaml", "environment.json", "metrics.jsonl", "evaluation.json", "checkpoints", "logs")
 
 
-def render(run: Run, *, link: str) -> str:
-    """The page. `link` is the relative path from the page's folder to the run folder."""
+def render(run: Run, *, link: str | None) -> str:
+    """The page. `link` is the relative path from the page's folder to the run folder, None where no browser finds that: in a store."""
     evaluation, stages = run.evaluation, recipe(run)
     sections = [
         ("Result", _result(run, evaluation)),
@@ -220,14 +221,20 @@ def _environment(run: Run) -> str:
     return table(["", ""], [(name, value) for name, value in flatten(run.environment)])
 
 
-def _next(run: Run, link: str, evaluation: Mapping[str, object] | None) -> str:
+def _linked(to: str, name: str) -> str:
+    return f'<a href="{quote(to)}">{name}</a>'
+
+
+def _next(run: Run, link: str | None, evaluation: Mapping[str, object] | None) -> str:
     """Links to what lies in the run folder, and commands to go on with."""
-    links = "".join(f'<li><a href="{quote(f"{link}/{name}")}">{name}</a></li>' for name in LINKED if (run.folder / name).exists())
+    there = [name for name in LINKED if size(run.folder / name) is not None or is_folder(run.folder / name)]
+    links = "".join(f"<li>{name if link is None else _linked(f'{link}/{name}', name)}</li>" for name in there)
     folder = str(run.folder)
+    config = f"config.yaml  # a copy of {folder}/config.yaml;" if isinstance(run.folder, Url) else f"{folder}/config.yaml  #"
     commands = [
         f"hyena-glt evaluate --model_path {folder}" + (" --metrics bleu" if evaluation else ""),
-        f"hyena-glt pretrain {folder}/config.yaml  # goes on where the run stands; add training.max_steps=N for a longer one",
+        f"hyena-glt pretrain {config} goes on where the run stands; add training.max_steps=N for a longer one",
     ]
-    if (run.folder / "logs").exists():
+    if "logs" in there:
         commands.append(f"tensorboard --logdir {folder}/logs")
     return f"<ul>{links}</ul><pre>{escape(chr(10).join(commands))}</pre>"

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, load_config
+from ..config import Config
+from ..data.storage import Location, location, read_bytes, size, write_bytes
 from ..errors import CheckpointError, ConfigError
-from ..files import atomic_write
-from ..training.checkpoint import CHECKPOINTS, Progress, newest_whole, read_info
+from ..training.checkpoint import CHECKPOINTS, CONFIG_FILE, Progress, newest_whole, read_config, read_info
 from ..training.metrics import METRICS_FILE, ROLLED_BACK, Report, read_reports
 from ..training.plan import Plan, make_plan
 
@@ -24,7 +24,7 @@ Entry = dict[str, Any]
 class Run:
     """One run folder, read whole."""
 
-    folder: Path
+    folder: Location
     config: Config
     reports: list[Report]
     """As `reports_that_count` gives them."""
@@ -77,14 +77,15 @@ class Run:
             return None
 
 
-def run_folder_of(path: str | Path) -> Path:
+def run_folder_of(path: str | Location) -> Location:
     """The run folder that `path` is or lies in (its checkpoints, a step folder, a pointer file).
 
     Raises CheckpointError where neither it nor the two folders above hold a run.
     """
-    given = Path(path).absolute()
-    for folder in (given, *given.parents[:2]):
-        if (folder / METRICS_FILE).is_file() and (folder / "config.yaml").is_file():
+    given = location(path)
+    given = given.absolute() if isinstance(given, Path) else given
+    for folder in (given, given.parent, given.parent.parent):
+        if all(size(folder / name) is not None for name in (METRICS_FILE, CONFIG_FILE)):
             return folder
     raise CheckpointError(
         f"no run at {path}: neither it nor the two folders above hold {METRICS_FILE} and config.yaml; "
@@ -92,24 +93,30 @@ def run_folder_of(path: str | Path) -> Path:
     )
 
 
-def read_run(path: str | Path) -> Run:
+def read_run(path: str | Location) -> Run:
     """Read the run folder that `path` means; CheckpointError where there is none or it has no report yet."""
     folder = run_folder_of(path)
     reports = reports_that_count(read_reports(folder / METRICS_FILE))
     if not reports:
         raise CheckpointError(f"{folder / METRICS_FILE} holds no report yet; wait for the run's first step, or start it again")
-    environment = folder / "environment.json"
     return Run(
         folder,
-        load_config(folder / "config.yaml"),
+        read_config(folder),
         reports,
-        json.loads(environment.read_text()) if environment.is_file() else {},
+        _read_json(folder / "environment.json", {}),
         read_evaluations(folder),
         _progress(folder),
     )
 
 
-def _progress(folder: Path) -> Progress:
+def _read_json(path: Location, otherwise: Any) -> Any:
+    try:
+        return json.loads(read_bytes(path))
+    except FileNotFoundError:
+        return otherwise
+
+
+def _progress(folder: Location) -> Progress:
     newest = newest_whole(folder, [])
     return read_info(newest).progress if newest else Progress()
 
@@ -132,19 +139,18 @@ def _rolled_back(report: Report) -> bool:
     return report.get("event") == ROLLED_BACK
 
 
-def read_evaluations(folder: Path) -> list[Entry]:
+def read_evaluations(folder: Location) -> list[Entry]:
     """Entries of a run's evaluation.json, none where it does not exist."""
-    path = folder / EVALUATION_FILE
-    return json.loads(path.read_text()) if path.is_file() else []
+    return _read_json(folder / EVALUATION_FILE, [])
 
 
-def save_evaluation(checkpoint: Path, entry: Entry) -> Path:
+def save_evaluation(checkpoint: Location, entry: Entry) -> Location:
     """Add `entry` to evaluation.json of the run (or beside a checkpoint without a run); an older one of the same
     checkpoint, data and metrics is replaced. Returns the file."""
     folder = checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint
     others = [old for old in read_evaluations(folder) if _subject(old) != _subject(entry)]
     path = folder / EVALUATION_FILE
-    atomic_write(path, json.dumps([*others, entry], indent=1) + "\n")
+    write_bytes(path, (json.dumps([*others, entry], indent=1) + "\n").encode())
     return path
 
 

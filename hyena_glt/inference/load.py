@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from ..config import Config, load_config, only_task
+from ..data.manifest import TOKENIZER
+from ..data.storage import Location
 from ..errors import DataError
 from ..model import LanguageModel, build_model
 from ..model.weights import load_weights
 from ..objectives import MaskedLM, Objective, build_objective
 from ..tokenizers import Tokenizer, load_tokenizer
-from ..training.checkpoint import WEIGHTS_FILE, resolve_checkpoint
+from ..training.checkpoint import CONFIG_FILE, WEIGHTS_FILE, resolve_checkpoint
+from ..training.copies import fetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     config: Config
     objective: Objective
-    path: Path
+    path: Location
     """The step folder that was read."""
 
     @property
@@ -43,19 +45,20 @@ class LoadedModel:
         return max(2, round(1 / self.objective.mask_probability)) if isinstance(self.objective, MaskedLM) else 1
 
 
-def load_model(path: str | Path, device: str = "cpu", *, overrides: Sequence[str] = ()) -> LoadedModel:
-    """The model of a run folder, its `checkpoints`, a step folder or a pointer file (`latest`, `best_model`, `epoch_N`).
+def load_model(path: str | Location, device: str = "cpu", *, overrides: Sequence[str] = ()) -> LoadedModel:
+    """The model of a run folder, its `checkpoints`, a step folder or a pointer file (`latest`, `best_model`, `epoch_N`), also in a store.
 
     `overrides` (`section.key=value`) go on top of the checkpoint's settings.
     Raises CheckpointError where there is no checkpoint, a file is missing or damaged, or the weights are of another architecture.
     """
-    folder = resolve_checkpoint(path)
-    config = load_config(folder / "config.yaml", overrides)
-    tokenizer = load_tokenizer(folder / "tokenizer.json")
-    objective = build_objective(only_task(config.tasks), tokenizer)
-    model = build_model(config.model, vocab_size=tokenizer.vocab_size, causal=objective.causal)
-    load_weights(model, folder / WEIGHTS_FILE)
-    return LoadedModel(model.to(device).eval(), tokenizer, config, objective, folder)
+    place = resolve_checkpoint(path)
+    with fetched(place, CONFIG_FILE, TOKENIZER, WEIGHTS_FILE) as folder:
+        config = load_config(folder / CONFIG_FILE, overrides)
+        tokenizer = load_tokenizer(folder / TOKENIZER)
+        objective = build_objective(only_task(config.tasks), tokenizer)
+        model = build_model(config.model, vocab_size=tokenizer.vocab_size, causal=objective.causal)
+        load_weights(model, folder / WEIGHTS_FILE)
+    return LoadedModel(model.to(device).eval(), tokenizer, config, objective, place)
 
 
 def require_same_tokenizer(model: Tokenizer, data: Tokenizer, where: str) -> None:

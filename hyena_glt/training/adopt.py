@@ -6,7 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from .checkpoint import BEST, CHECKPOINTS, LATEST, empty_staging_folder, point, read_info, staging_folder, step_name
+from .checkpoint import BEST, CHECKPOINTS, LATEST, read_info, step_name
+from .commit import empty_staging_folder, point, staging_folder
 
 ADOPTED = "adopted"
 

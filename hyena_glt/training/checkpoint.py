@@ -1,4 +1,6 @@
-"""The run folder and its checkpoints: names, pointers, atomic commits and finding the newest whole one. No Ray, no DeepSpeed.
+"""The run folder and its checkpoints: names, pointers, what a checkpoint holds, finding the newest whole one. No Ray, no DeepSpeed.
+
+A run lies in a folder or, with the same names, in an object store.
 
     <run>/config.yaml  environment.json  metrics.jsonl  logs/
     <run>/checkpoints/step_00005000/   model.safetensors, optimizer/ (a shard a rank), config.yaml, tokenizer.json, checkpoint.json
@@ -9,18 +11,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import shutil
 import zlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..config import Config, config_from_text
+from ..data.storage import Location, Url, is_folder, list_files, location, names_in, open_binary, read_bytes, size
 from ..errors import CheckpointError
-from ..files import LEADS_OUT, atomic_write
+from ..files import LEADS_OUT
 
 CHECKPOINTS = "checkpoints"
+CONFIG_FILE = "config.yaml"
 LATEST, BEST = "latest", "best_model"
 COMMIT_FILE = "checkpoint.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -90,145 +93,87 @@ class CheckpointInfo:
         return self.world_size > 0
 
 
+def read_config(run: Location) -> Config:
+    """The settings of the last start in a run folder."""
+    path = run / CONFIG_FILE
+    return config_from_text(read_bytes(path).decode(), str(path))
+
+
 def step_name(step: int) -> str:
     """Name of the folder for `step`."""
     return f"step_{step:08d}"
 
 
-def step_of(step_folder: Path) -> int:
+def step_of(step_folder: Location) -> int:
     """Inverse of `step_name`."""
     return int(step_folder.name.removeprefix("step_"))
 
 
-def staging_folder(run: Path, step: int, token: str) -> Path:
-    """Where the ranks of the start `token` write before the commit; no other start does."""
-    return run / CHECKPOINTS / f".{step_name(step)}.{token}.partial"
-
-
-def empty_staging_folder(run: Path, step: int, token: str) -> Path:
-    """The same folder, made empty, for one writer alone."""
-    staged = staging_folder(run, step, token)
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    return staged
-
-
-def clear_staging_folders(run: Path) -> None:
-    """Remove what was written and not committed."""
-    for path in (run / CHECKPOINTS).glob(".step_*.partial"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def list_part(staged: Path, rank: int = 0, names: Iterable[str] | None = None) -> None:
-    """Say which files (None: all) a rank has written, once they are on the disk; this list is the last that it writes."""
-    names = [str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file()] if names is None else names
-    files = {name: _facts(staged / name, sync=True) for name in sorted(names)}
-    atomic_write(_part(staged, rank), json.dumps(files))
-
-
-def part_listed(staged: Path, rank: int) -> bool:
-    """Whether a rank has written all of its files."""
-    return _part(staged, rank).exists()
-
-
-def _part(staged: Path, rank: int) -> Path:
-    return staged / f"rank_{rank:05d}.json"
-
-
-def _facts(path: Path, *, sync: bool = False) -> dict[str, int]:
-    crc, size = 0, 0
-    with path.open("rb", buffering=0) as file:
-        if sync:
-            os.fsync(file.fileno())
-        while block := file.read(READ_BYTES):
-            crc, size = zlib.crc32(block, crc), size + len(block)
-    return {"bytes": size, "crc32": crc}
-
-
-def commit(run: Path, staged: Path, info: CheckpointInfo) -> Path:
-    """Join the lists of all ranks, then give the folder its name; only now does the checkpoint exist. May be tried again after an error."""
-    parts = sorted(staged.glob("rank_*.json"))
-    if not (staged / COMMIT_FILE).exists():
-        files: Files = {}
-        for part in parts:
-            files |= json.loads(part.read_text())
-        atomic_write(staged / COMMIT_FILE, json.dumps(asdict(info) | {"files": files}, indent=1) + "\n")
-    for part in parts:
-        part.unlink()
-    final = run / CHECKPOINTS / info.name
-    if final.exists():  # a damaged one, or one that this run has gone behind
-        shutil.rmtree(final)
-    staged.rename(final)
-    point(run, LATEST, final.name)
-    return final
-
-
-def point(run: Path, pointer: str, name: str) -> None:
-    """Let the one-line file `pointer` name the step folder `name`."""
-    atomic_write(run / CHECKPOINTS / pointer, name + "\n")
-
-
-def prune(run: Path, *, keep: int | None) -> None:
-    """Delete what no pointer names: all but the newest `keep` (None: all) regular checkpoints, former best ones, leftovers of crashes."""
-    folder = run / CHECKPOINTS
-    named = {pointer.read_text().strip() for pointer in folder.iterdir() if pointer.is_file() and pointer.name[0] != "."}
-    saved = sorted(folder.glob("step_*"))
-    regular = [path for path in saved if _is_regular(path)]
-    kept = regular if keep is None else regular[-keep:]
-    for path in saved:
-        if path not in kept and path.name not in named:
-            shutil.rmtree(path)
-    clear_staging_folders(run)
-
-
-def _is_regular(step_folder: Path) -> bool:
-    """Damaged ones count as regular: what is left of them is not this run's to delete at once."""
-    try:
-        return read_info(step_folder).regular
-    except CheckpointError:
-        return True
-
-
-def read_info(step_folder: Path) -> CheckpointInfo:
+def read_info(step_folder: Location) -> CheckpointInfo:
     """Read checkpoint.json and compare the files that it lists; CheckpointError names the first that is missing or cut short."""
-    info, files = _read_commit(step_folder)
+    info, files = read_commit(step_folder)
+    sizes = _sizes(step_folder, files)
     for name, facts in files.items():
-        path, size = step_folder / name, facts["bytes"]
-        found = path.stat().st_size if path.exists() else None
-        if found != size:
-            raise CheckpointError(f"{path}: {'missing' if found is None else f'{found:,} bytes'}, it was written with {size:,} bytes")
+        found, wanted = sizes[name], facts["bytes"]
+        if found != wanted:
+            is_now = "missing" if found is None else f"{found:,} bytes"
+            raise CheckpointError(f"{step_folder / name}: {is_now}, it was written with {wanted:,} bytes")
     return info
 
 
-def _read_commit(step_folder: Path) -> tuple[CheckpointInfo, Files]:
+def _sizes(step_folder: Location, names: Iterable[str]) -> dict[str, int | None]:
+    """Of the files by name, None for those that are not there; a store tells those of a thousand at once."""
+    if isinstance(step_folder, Path):
+        return {name: size(step_folder / name) for name in names}
+    found = list_files(step_folder)
+    return {name: found.get(step_folder / name) for name in names}
+
+
+def read_commit(step_folder: Location) -> tuple[CheckpointInfo, Files]:
+    """What checkpoint.json says; CheckpointError where it is missing or damaged, and where it names a file of another folder."""
     try:
-        saved = dict(json.loads((step_folder / COMMIT_FILE).read_text()))
-        files: Files = {name: {"bytes": facts["bytes"], "crc32": facts["crc32"]} for name, facts in saved.pop("files").items()}
-        if outside := next((name for name in files if re.search(LEADS_OUT, name)), None):
-            raise ValueError(f"{outside!r} lies outside of it")
+        saved = dict(json.loads(read_bytes(step_folder / COMMIT_FILE)))
+        files: Files = {_inside(name): {"bytes": facts["bytes"], "crc32": facts["crc32"]} for name, facts in saved.pop("files").items()}
         return CheckpointInfo(**saved | {"progress": Progress(**saved["progress"])}), files
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{step_folder} is not a whole checkpoint: {COMMIT_FILE} is missing or damaged ({error})") from error
 
 
-def damage(step_folder: Path, *, part: int = 0, parts: int = 1) -> str | None:
-    """Read every `parts`-th file from the `part`-th on; a sentence on the first that is not as it was written, None if all are."""
-    _, files = _read_commit(step_folder)
-    for name, facts in list(sorted(files.items()))[part::parts]:
+def _inside(name: str) -> str:
+    """The name of a file below a step folder; ValueError where it leads out."""
+    if re.search(LEADS_OUT, name):
+        raise ValueError(f"{name!r} lies outside of it")
+    return name
+
+
+def damage(step_folder: Path, *, part: int = 0, parts: int = 1, names: Iterable[str] | None = None) -> str | None:
+    """Read every `parts`-th file (or those of `names`) from the `part`-th on; a sentence on the first that is not as it was written,
+    None if all are."""
+    _, files = read_commit(step_folder)
+    for name in sorted(files if names is None else names)[part::parts]:
         try:
-            found = _facts(step_folder / name)
+            found = facts_of(step_folder / name)
         except OSError as error:
             return f"{step_folder / name}: cannot be read ({error.strerror})"
-        if found != facts:
+        if found != files.get(name):
             return f"{step_folder / name}: its content has changed since it was written"
     return None
 
 
-def newest_whole(run: Path, warn: list[str], *, before: float = math.inf) -> Path | None:
+def facts_of(path: Path) -> dict[str, int]:
+    """What checkpoint.json keeps of a file."""
+    crc, length = 0, 0
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(READ_BYTES):
+            crc, length = zlib.crc32(block, crc), length + len(block)
+    return {"bytes": length, "crc32": crc}
+
+
+def newest_whole(run: Location, warn: list[str], *, before: float = math.inf) -> Location | None:
     """The newest step folder `before` a step that is whole, as far as sizes tell, or None; a sentence for each damaged one that was
-    passed over goes to `warn`."""
-    for step_folder in sorted((run / CHECKPOINTS).glob("step_*"), reverse=True):
-        if step_of(step_folder) >= before:
+    passed over goes to `warn`, and in a store none for what was never committed."""
+    for step_folder in reversed(_step_folders(run / CHECKPOINTS)):
+        if step_of(step_folder) >= before or (isinstance(run, Url) and size(step_folder / COMMIT_FILE) is None):
             continue
         try:
             read_info(step_folder)
@@ -238,25 +183,33 @@ def newest_whole(run: Path, warn: list[str], *, before: float = math.inf) -> Pat
     return None
 
 
-def newest_step(run: Path) -> int | None:
+def _step_folders(folder: Location) -> list[Location]:
+    """The oldest first."""
+    try:
+        return [folder / name for name in names_in(folder) if name.startswith("step_")]
+    except FileNotFoundError:
+        return []
+
+
+def newest_step(run: Location) -> int | None:
     """Of the newest checkpoint that is whole as far as sizes tell."""
     found = newest_whole(run, [])
     return step_of(found) if found else None
 
 
-def resolve_checkpoint(path: str | Path) -> Path:
+def resolve_checkpoint(path: str | Location) -> Location:
     """The step folder that `path` means: a run folder, its checkpoints folder, a step folder, or a pointer file.
 
     A run folder means its best checkpoint, or the latest where none was evaluated. CheckpointError says what was looked for.
     """
-    path = Path(path)
-    if (path / COMMIT_FILE).exists():
-        return path
-    if path.is_file():
-        return _follow(path)
-    folder = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
+    place = location(path)
+    if _exists(place / COMMIT_FILE):
+        return place
+    if _exists(place):
+        return _follow(place)
+    folder = place / CHECKPOINTS if is_folder(place / CHECKPOINTS) else place
     for pointer in (BEST, LATEST):
-        if (folder / pointer).is_file():
+        if _exists(folder / pointer):
             return _follow(folder / pointer)
     raise CheckpointError(
         f"no checkpoint at {path}: it is not a step folder (with {COMMIT_FILE}), not a pointer file such as {LATEST}, "
@@ -264,15 +217,19 @@ def resolve_checkpoint(path: str | Path) -> Path:
     )
 
 
-def _follow(pointer: Path) -> Path:
-    with pointer.open("rb") as file:  # whatever a user names, weights too
-        name = file.readline(100).decode(errors="replace").strip()
+def _follow(pointer: Location) -> Location:
+    with open_binary(pointer) as file:  # whatever a user names, weights too
+        name = file.read(100).partition(b"\n")[0].decode(errors="replace").strip()
     if not re.fullmatch(r"step_\d{8,}", name):  # nothing that leads out of this folder
         raise CheckpointError(f"{pointer} is not a pointer file such as {LATEST}; name one, or a run folder, or a step folder")
     target = pointer.parent / name
-    if not (target / COMMIT_FILE).exists():
+    if not _exists(target / COMMIT_FILE):
         raise CheckpointError(f"{pointer} names {name!r}, and there is no such checkpoint beside it")
     return target
+
+
+def _exists(file: Location) -> bool:
+    return size(file) is not None
 
 
 def finished(progress: Progress, reason: str) -> Progress:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ..config import Config, config_from_dict, config_to_dict
-from ..errors import ClusterError, ConfigError
+from ..data.storage import Location, remove_folder
+from ..errors import ClusterError, ConfigError, StorageError
 from .checkpoint import newest_step
 from .failures import is_out_of_memory, may_pass, raise_ours, reason
 from .gang import Gang, await_gang
@@ -64,7 +63,7 @@ def require_own_gpus(cfg: Config, *, workers: int, use_gpu: bool) -> None:
 
 
 def train_on_ray(
-    cfg: Config, run: Path, *, workers: int, use_gpu: bool, bytes_needed: Callable[[int], int], orders: Orders | None = None
+    cfg: Config, run: Location, *, workers: int, use_gpu: bool, bytes_needed: Callable[[int], int], orders: Orders | None = None
 ) -> None:
     """Train until the run has ended; ClusterError where `cluster.max_failures` restarts brought no new checkpoint.
 
@@ -128,7 +127,7 @@ def _with_smaller_batches(cfg: Config, bytes_needed: Callable[[int], int], reaso
     return replace(cfg, training=replace(training, batch_size=size, gradient_accumulation_steps=steps))
 
 
-def probe_on_ray(cfg: Config, run: Path, *, workers: int, use_gpu: bool, steps: int) -> Timing:
+def probe_on_ray(cfg: Config, run: Location, *, workers: int, use_gpu: bool, steps: int) -> Timing:
     """Time `steps` steps in a folder that holds no run; ClusterError where the workers fail."""
     try:
         _fit_once(cfg, run, Orders(run), workers=workers, use_gpu=use_gpu, probe_steps=steps)
@@ -138,7 +137,7 @@ def probe_on_ray(cfg: Config, run: Path, *, workers: int, use_gpu: bool, steps: 
     return read_timing(run)
 
 
-def _fit_once(cfg: Config, run: Path, orders: Orders, *, workers: int, use_gpu: bool, probe_steps: int | None = None) -> str | None:
+def _fit_once(cfg: Config, run: Location, orders: Orders, *, workers: int, use_gpu: bool, probe_steps: int | None = None) -> str | None:
     """One start of the run; returns why it ended."""
     resources = {"CPU": float(cfg.cluster.cpus_per_worker)} | ({"GPU": cfg.cluster.gpus_per_worker} if use_gpu else {})
     least = least_workers(cfg, workers)
@@ -166,7 +165,8 @@ def _fit_once(cfg: Config, run: Path, orders: Orders, *, workers: int, use_gpu: 
         with stop_on_interrupt(orders.stop):
             return in_thread(trainer.fit).return_value
     finally:
-        shutil.rmtree(storage, ignore_errors=True)
+        with suppress(OSError, StorageError):
+            remove_folder(storage)
 
 
 def _backend(cfg: Config, use_gpu: bool) -> str:

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -77,7 +76,7 @@ def _train(run: Run) -> Progress:
     _start_report(run)
     run.engine.train()
     run.meter = Meter()
-    with watched(run.worker.run, run.worker.rank, run.cfg.cluster.stall_timeout_s) as alive:
+    with watched(run.desk.folder, run.worker.rank, run.cfg.cluster.stall_timeout_s) as alive:
         _take_steps(run, alive)
     run.saver.wait()
     _end_report(run)
@@ -164,16 +163,16 @@ def _is_good(run: Run, own_loss: torch.Tensor, weight: float) -> bool:
 def _answer(run: Run, found: str) -> None:
     """Say what was found at a bad step; skip it, go back to the last checkpoint, or stop."""
     progress, choice = run.progress, run.cfg.training.on_bad_step
-    checkpoint = _last_checkpoint(run) if choice == "roll_back" else None
+    before = _last_progress(run) if choice == "roll_back" else None
     number = progress.step + 1
-    if choice == "stop" or progress.bad_steps >= MAX_BAD_STEPS or (choice == "roll_back" and checkpoint is None):
+    if choice == "stop" or progress.bad_steps >= MAX_BAD_STEPS or (choice == "roll_back" and before is None):
         many = f", the {MAX_BAD_STEPS + 1}th bad step in a row" if progress.bad_steps >= MAX_BAD_STEPS else ""
         raise ClusterError(f"{found} at step {number}{many}; nothing of it was saved. {LOWER_RATE}")
-    if checkpoint is None:
+    if before is None:
         run.write({"kind": "warning", "step": number, "message": f"{found} at step {number}: the step was left out", "event": SKIPPED})
         run.progress = replace(progress, bad_steps=progress.bad_steps + 1)
         return
-    before, course = read_info(checkpoint).progress, run.feed.course
+    course = run.feed.course
     rows = course.position(number) - course.position(before.step)
     skips = [skip for skip in progress.skips if skip[0] <= before.step]  # the checkpoint does not know of those made since
     if sum(step == before.step for step, _ in skips) >= MAX_BAD_STEPS:
@@ -187,11 +186,12 @@ def _answer(run: Run, found: str) -> None:
     ))
 
 
-def _last_checkpoint(run: Run) -> Path | None:
-    """The newest whole checkpoint, on all ranks the same, once that which is being written is whole too."""
+def _last_progress(run: Run) -> Progress | None:
+    """Of the newest whole checkpoint, on all ranks the same, once that which is being written is whole too."""
     run.saver.wait()
     run.worker.barrier()
-    return find_checkpoint(run.worker, [])
+    with find_checkpoint(run.worker, []) as found:
+        return read_info(found).progress if found else None
 
 
 def _advanced(progress: Progress, tokens: dict[str, int]) -> Progress:

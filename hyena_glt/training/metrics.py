@@ -20,6 +20,7 @@ import torch
 
 from ..config.tree import LoggingConfig
 from ..data.batches import Batch
+from ..data.storage import Location, read_bytes
 from ..files import naming
 from ..tokenizers import Tokenizer
 
@@ -28,6 +29,8 @@ Report = dict[str, Any]
 
 METRICS_FILE = "metrics.jsonl"
 WANDB_ID_FILE = "wandb_id"
+CONTINUED = (METRICS_FILE, WANDB_ID_FILE)
+"""What the next start goes on with."""
 
 SKIPPED, ROLLED_BACK = "skipped", "rolled_back"
 """`event` of a warning about a bad step: it was left out, or the run went back to its checkpoint of step `back_to`."""
@@ -161,14 +164,14 @@ class Meter:
 class RunLog:
     """Rank 0's open files and services."""
 
-    def __init__(self, run: Path, cfg: LoggingConfig, *, settings: dict[str, object]) -> None:
+    def __init__(self, run: Path, cfg: LoggingConfig, *, settings: dict[str, object], name: str | None = None) -> None:
         path = run / METRICS_FILE
         if path.exists():
             os.truncate(path, whole_size(path))  # else the next report would be glued to what a crash cut short
         self._file = path.open("ab", buffering=0)
         self._unwritten = b""
         self._board = _tensorboard(run) if cfg.use_tensorboard else None
-        self._wandb = _wandb(run, cfg, settings) if cfg.use_wandb else None
+        self._wandb = _wandb(run, cfg, settings, name or run.name) if cfg.use_wandb else None
 
     def write(self, report: Report) -> None:
         """One report, everywhere. What the storage refuses to take now goes with the next one."""
@@ -206,7 +209,7 @@ def _tensorboard(run: Path) -> Any:
     return SummaryWriter(str(run / "logs"), max_queue=0)
 
 
-def _wandb(run: Path, cfg: LoggingConfig, settings: dict[str, object]) -> Any:
+def _wandb(run: Path, cfg: LoggingConfig, settings: dict[str, object], name: str) -> Any:
     """The same W&B run after a resume; offline unless there is an account or the user chose a mode."""
     import wandb
 
@@ -215,22 +218,29 @@ def _wandb(run: Path, cfg: LoggingConfig, settings: dict[str, object]) -> Any:
         id_file.write_text(secrets.token_hex(4))
     mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
     return wandb.init(
-        project=cfg.wandb_project, name=run.name, id=id_file.read_text().strip(), resume="allow", dir=str(run), config=settings,
+        project=cfg.wandb_project, name=name, id=id_file.read_text().strip(), resume="allow", dir=str(run), config=settings,
         mode=mode, settings=wandb.Settings(silent=True),
     )
 
 
-def whole_size(path: Path) -> int:
-    """Bytes of a metrics.jsonl up to the end of its last whole line."""
-    return path.read_bytes().rfind(b"\n") + 1
+def whole_size(path: Location) -> int:
+    """Bytes of a metrics.jsonl up to the end of its last whole line; 0 where there is none."""
+    return len(_whole_part(path))
 
 
-def read_reports(path: Path) -> list[Report]:
+def _whole_part(path: Location) -> bytes:
+    try:
+        content = read_bytes(path)
+    except FileNotFoundError:
+        return b""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def read_reports(path: Location) -> list[Report]:
     """All whole lines of a metrics.jsonl, in the order written; a last line that a crash cut short is left out."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return [json.loads(line) for line in _whole_part(path).splitlines()]
 
 
-def last_reports(path: Path) -> dict[str, Report]:
+def last_reports(path: Location) -> dict[str, Report]:
     """The last report of each kind."""
     return {str(report["kind"]): report for report in read_reports(path)}

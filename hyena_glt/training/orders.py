@@ -1,4 +1,4 @@
-"""What the driver of a run tells its workers while they train: go on, go on up to a step, stop. Runs on the driver.
+"""What the driver of a run tells its workers while they train: go on, go on up to a step, stop. Runs on both.
 
 One small file in the run folder carries it, which also names the start that the folder belongs to:
 `<token>`, `<token> until N` or `<token> stop`.
@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
-from ..files import atomic_write
+from ..data.storage import Location, read_bytes, write_bytes
+from ..errors import StorageError
 
 OWNER_FILE = ".owner"
 STOP, UNTIL = "stop", "until "
+STORE_POLL_S = 2.0
+"""Between two looks into a store, which would make each step longer."""
 
 
 class Orders:
     """The orders for one run; `until` is the step at which its first start shall wait. Any thread may call."""
 
-    def __init__(self, run: Path, until: int | None = None) -> None:
+    def __init__(self, run: Location, until: int | None = None) -> None:
         self._file = run / OWNER_FILE
         self._order = "" if until is None else f"{UNTIL}{until}"
         self._token = ""
@@ -48,13 +53,38 @@ class Orders:
                 self._write()
 
     def _write(self) -> None:
-        atomic_write(self._file, f"{self._token} {self._order}".strip())
+        write_bytes(self._file, f"{self._token} {self._order}".strip().encode())
 
 
-def read_order(run: Path) -> tuple[str, str]:
+def read_order(run: Location) -> tuple[str, str]:
     """(Token of the start that the run folder belongs to, what it is told)."""
-    token, _, order = (run / OWNER_FILE).read_text().strip().partition(" ")
+    token, _, order = read_bytes(run / OWNER_FILE).decode().strip().partition(" ")
     return token, order
+
+
+class LastOrder:
+    """The order as far as a worker knows it: of a folder as it stands, of a store as it stood seconds ago, read beside the training.
+
+    While the storage is away it is the last that was read; a save notices where that lasts.
+    """
+
+    def __init__(self, run: Location, token: str) -> None:
+        self._run, self._last, self._next_look = run, (token, ""), 0.0
+        self._reader: threading.Thread | None = None
+
+    def get(self) -> tuple[str, str]:
+        """As `read_order`."""
+        if isinstance(self._run, Path):
+            self._read()
+        elif time.monotonic() >= self._next_look and not (self._reader and self._reader.is_alive()):
+            self._next_look = time.monotonic() + STORE_POLL_S
+            self._reader = threading.Thread(target=self._read, name="orders", daemon=True)
+            self._reader.start()
+        return self._last
+
+    def _read(self) -> None:
+        with suppress(OSError, StorageError):
+            self._last = read_order(self._run)
 
 
 def held_at(order: str, step: int) -> bool:

@@ -146,7 +146,7 @@ def make_probe_folder(path: str, name: str) -> str:
     """
     place = location(path)
     if isinstance(place, Url):
-        return str((place.parent if "/" in place.key else place) / f"{PROBE_FOLDER}{name}")
+        return str(place.parent / f"{PROBE_FOLDER}{name}")
     folder = next(parent for parent in (place, *place.parents) if parent.is_dir()) / f"{PROBE_FOLDER}{name}"
     folder.mkdir()
     return str(folder)
@@ -154,12 +154,7 @@ def make_probe_folder(path: str, name: str) -> str:
 
 def remove_probe_folder(path: str) -> None:
     """Delete the probe folder with all in it."""
-    place = location(path)
-    if isinstance(place, Url):
-        store, key = storage.open_filesystem(place)
-        store.delete_dir(key)  # with the object that stands for the folder, which `remove_folder` leaves
-    else:
-        shutil.rmtree(place)
+    storage.remove_folder(location(path))
 
 
 def write_file(folder: str, name: str, num_bytes: int) -> float:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from ..data.batches import TrainingBatches
 from ..data.dataset import Rows
 from ..data.difficulty import write_ranks
 from ..data.mixture import Mixture, open_training, open_validation
+from ..data.storage import Location, size
 from ..model import build_model
 from ..model.weights import load_weights
 from ..objectives import Objective, build_objective
@@ -25,7 +29,6 @@ from .checkpoint import (
     WEIGHTS_FILE,
     CheckpointInfo,
     Progress,
-    clear_staging_folders,
     damage,
     newest_whole,
     read_info,
@@ -33,12 +36,16 @@ from .checkpoint import (
     step_name,
     step_of,
 )
+from .commit import clear_staging_folders
+from .copies import fetched, on_each_node
+from .desk import Desk
 from .engine import Engine, build_engine, make_universal
 from .feed import Course, Feed
-from .metrics import Meter, Report, RunLog
+from .metrics import CONTINUED, Meter, Report, RunLog
 from .plan import Plan, plan_run
 from .precision import choose_precision, initial_loss_scale
 from .saver import Saver
+from .watchdog import stack_file
 from .worker import Worker
 
 
@@ -61,6 +68,7 @@ class Run:
     data_checksum: str
     feed: Feed
     saver: Saver
+    desk: Desk
     meter: Meter = field(default_factory=Meter)
     entered: float = field(default_factory=time.monotonic)
     _seconds_before: float = 0.0
@@ -87,10 +95,12 @@ class Run:
 
     def close(self) -> None:
         """End the loader's processes, what is still being written, and the logs."""
-        self.feed.close()
-        self.saver.close()
-        if self.log:
-            self.log.close()
+        with ExitStack() as last_first:
+            last_first.callback(self.desk.close, failed=sys.exception() is not None)
+            if self.log:
+                last_first.callback(self.log.close)
+            last_first.callback(self.saver.close)
+            last_first.callback(self.feed.close)
 
 
 def prepare(cfg: Config, worker: Worker, rolled_back: Progress | None = None) -> Run:
@@ -100,45 +110,59 @@ def prepare(cfg: Config, worker: Worker, rolled_back: Progress | None = None) ->
     warnings: list[str] = []
     if worker.leads:
         clear_staging_folders(worker.run)  # of fewer or more workers of this same start, whose parts are not to be taken for these ones'
-    found = find_checkpoint(worker, warnings)
-    info = read_info(found) if found else None
-    moves, global_rows = (info.progress.moves, info.global_rows) if info else ({}, None)
-    plan = plan_run(cfg, mixture, world_size=worker.world_size, global_rows=global_rows, moves=moves)
     precision = choose_precision(cfg.hardware, worker.device.type)
-    model = initial_model(cfg, vocab_size=mixture.tokenizer.vocab_size, causal=objective.causal, start=found)
-    num_parameters = sum(p.numel() for p in model.parameters())
-    engine, progress = _restore(cfg, worker, plan, model, precision, found, info)
+    with find_checkpoint(worker, warnings) as found:
+        info = read_info(found) if found else None
+        moves, global_rows = (info.progress.moves, info.global_rows) if info else ({}, None)
+        plan = plan_run(cfg, mixture, world_size=worker.world_size, global_rows=global_rows, moves=moves)
+        model = initial_model(cfg, vocab_size=mixture.tokenizer.vocab_size, causal=objective.causal, start=found)
+        num_parameters = sum(p.numel() for p in model.parameters())
+        engine, progress = _restore(cfg, worker, plan, model, precision, found, info)
     progress = rolled_back or progress
-    log = RunLog(worker.run, cfg.logging, settings=config_to_dict(cfg)) if worker.leads else None
+    desk = Desk(worker.run, continued=CONTINUED if worker.leads else (), outdated=[stack_file(worker.rank)])
+    log = RunLog(desk.folder, cfg.logging, settings=config_to_dict(cfg), name=worker.run.name) if worker.leads else None
     checksum = mixture.checksum()
     feed = _open_feed(cfg, worker, plan, mixture, objective, progress, checksum)
     saver = Saver(worker.run, worker.token, worker.rank, worker.world_size, cfg.logging.save_retry_s)
     run = Run(
         cfg, worker, plan, engine, objective, mixture, validation, log, precision, progress, num_parameters, checksum, feed, saver,
-        _seconds_before=progress.worker_seconds,
+        desk, _seconds_before=progress.worker_seconds,
     )
     for warning in warnings:
         run.write({"kind": "warning", "step": progress.step, "message": warning})
     return run
 
 
-def find_checkpoint(worker: Worker, warnings: list[str]) -> Path | None:
+@contextmanager
+def find_checkpoint(worker: Worker, warnings: list[str]) -> Iterator[Path | None]:
     """The newest checkpoint whose every file is as it was written, or None; on rank 0 a sentence for each that was passed over.
 
-    Rank 0 chooses, for all must go on from the same one; each rank reads a part of its files. Every rank must call it.
+    Rank 0 chooses, for all must go on from the same one; of a run in a store each node has a copy while the block runs. Each rank reads
+    a part of the files. Every rank must call it.
     """
     before = math.inf
     while True:
         chosen = newest_whole(worker.run, warnings, before=before) if worker.leads else None
         step = int(worker.sum(step_of(chosen) if chosen else -1 if worker.leads else 0))
         if step < 0:
-            return None
+            yield None
+            return
         folder = worker.run / CHECKPOINTS / step_name(step)
-        if not int(worker.sum(damage(folder, part=worker.rank, parts=worker.world_size) is not None)):
-            return folder
-        if worker.leads:
-            warnings.append(f"{PASSED_OVER}: {damage(folder)}")
+        with on_each_node(worker, folder) as here:
+            if not int(worker.sum(_damage_of_part(worker, here) is not None)):
+                yield here
+                return
+            if worker.leads:
+                problem = damage(here) or f"{folder}: the copy on another node is not as it was written"
+                warnings.append(f"{PASSED_OVER}: {problem.replace(str(here), str(folder))}")
         before = step
+
+
+def _damage_of_part(worker: Worker, here: Path) -> str | None:
+    """What this rank finds in its part of a checkpoint: of the run folder's, or of the node's own copy."""
+    if isinstance(worker.run, Path):
+        return damage(here, part=worker.rank, parts=worker.world_size)
+    return damage(here) if worker.leads_disk else None
 
 
 def _open_feed(
@@ -152,19 +176,19 @@ def _open_feed(
     return Feed(batches, hardware.num_workers, hardware.pin_memory and worker.device.type == "cuda", worker.rank, course, progress.step)
 
 
-def _ranks(cfg: Config, worker: Worker, mixture: Mixture, checksum: str) -> Path | None:
+def _ranks(cfg: Config, worker: Worker, mixture: Mixture, checksum: str) -> Location | None:
     """The file of the rows' difficulty where the curriculum needs it; rank 0 writes it at the first start."""
     if cfg.curriculum is None or cfg.curriculum.difficulty is None:
         return None
     measure = cfg.curriculum.difficulty.measure
     path = worker.run / f"difficulty_{measure}_{checksum[:16]}.npz"
-    if worker.leads and not path.exists():
+    if worker.leads and size(path) is None:
         write_ranks(path, mixture, measure)
     worker.barrier()
     return path
 
 
-def initial_model(cfg: Config, *, vocab_size: int, causal: bool, start: Path | None = None) -> nn.Module:
+def initial_model(cfg: Config, *, vocab_size: int, causal: bool, start: Location | None = None) -> nn.Module:
     """The model with the weights of checkpoint `start`, else of `training.init_from`, else with the seed's."""
     torch.manual_seed(cfg.training.seed)  # the same weights on every rank
     model = build_model(cfg.model, vocab_size=vocab_size, causal=causal)
@@ -172,7 +196,8 @@ def initial_model(cfg: Config, *, vocab_size: int, causal: bool, start: Path | N
     if start is None and cfg.training.init_from:
         start = resolve_checkpoint(cfg.training.init_from)
     if start is not None:
-        load_weights(model, start / WEIGHTS_FILE)
+        with fetched(start, WEIGHTS_FILE) as folder:
+            load_weights(model, folder / WEIGHTS_FILE)
     return model
 
 
@@ -181,7 +206,7 @@ def _restore(
 ) -> tuple[Engine, Progress]:
     """An engine in the state of checkpoint `found`, or in the initial one."""
     universal = info is not None and info.has_optimizer and info.world_size != worker.world_size and info.zero_stage > 0
-    if universal and worker.leads:
+    if universal and worker.leads_disk:
         make_universal(found, worker.device.type)
     worker.barrier()
     engine = build_engine(

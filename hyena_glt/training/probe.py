@@ -6,12 +6,11 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
 from ..config import Config
-from ..files import atomic_write
+from ..data.storage import Location, read_bytes, write_bytes
 from .loop import evaluate, save, take_step
 from .prepare import Run, prepare
 from .worker import Worker
@@ -52,13 +51,13 @@ def probe(cfg: Config, worker: Worker, steps: int) -> None:
     rows = steps * stretch.rows
     if worker.leads:
         timing = Timing(steps, taking / rows, rows * run.plan.width / taking, evaluating, saving, start_s)
-        atomic_write(worker.run / TIMING_FILE, json.dumps(asdict(timing)))
+        write_bytes(worker.run / TIMING_FILE, json.dumps(asdict(timing)).encode())
     worker.barrier()
 
 
-def read_timing(run: Path) -> Timing:
+def read_timing(run: Location) -> Timing:
     """What `probe` left."""
-    return Timing(**json.loads((run / TIMING_FILE).read_text()))
+    return Timing(**json.loads(read_bytes(run / TIMING_FILE)))
 
 
 def _take_steps(run: Run, number: int) -> None:

@@ -6,25 +6,27 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
 from tqdm import tqdm
 
+from ..data.storage import Location, open_binary, size
+from ..errors import StorageError
 from .metrics import METRICS_FILE, Report, whole_size
 from .watchdog import STACKS, stalled_ranks
 
-POLL_S = 0.5
+POLL_S, STORE_POLL_S = 0.5, 3.0
 LOOK_FOR_STACKS = 20
 """Polls between two looks for workers that make no step."""
 
 
 @contextmanager
-def progress_bar(run: Path, *, total_steps: int) -> Iterator[None]:
+def progress_bar(run: Location, *, total_steps: int) -> Iterator[None]:
     """Show step, loss, tokens/s and time left on stderr while the block runs; lines for evaluations and warnings above it."""
     path = run / METRICS_FILE
-    offset = whole_size(path) if path.exists() else 0
+    offset = whole_size(path)
     done = threading.Event()
     thread = threading.Thread(target=_follow, args=(path, offset, total_steps, done), daemon=True)
     thread.start()
@@ -35,23 +37,26 @@ def progress_bar(run: Path, *, total_steps: int) -> Iterator[None]:
         thread.join()
 
 
-def _follow(path: Path, offset: int, total_steps: int, done: threading.Event) -> None:
+def _follow(path: Location, offset: int, total_steps: int, done: threading.Event) -> None:
     interactive = sys.stderr.isatty()
     with tqdm(total=total_steps, unit="step", disable=not interactive, dynamic_ncols=True, file=sys.stderr, desc="training") as bar:
         ended, stalled = False, stalled_ranks(path.parent)
         for poll in count():
             if ended:
                 return
-            ended = done.wait(POLL_S)  # one more look after the end, for the last lines
-            if ended or poll % LOOK_FOR_STACKS == 0:
-                stalled = _tell_stalled(bar, path.parent, known=stalled)
-            lines = _whole_lines(path, offset)
+            # One more look after the end, for the last lines.
+            ended = done.wait(POLL_S if isinstance(path, Path) else STORE_POLL_S)
+            lines: list[bytes] = []
+            with suppress(OSError, StorageError):  # a storage that is away shows again, or ends the run
+                if ended or poll % LOOK_FOR_STACKS == 0:
+                    stalled = _tell_stalled(bar, path.parent, known=stalled)
+                lines = _whole_lines(path, offset)
             offset += sum(map(len, lines))
             for line in lines:
                 _show(bar, json.loads(line), interactive)
 
 
-def _tell_stalled(bar: tqdm, run: Path, *, known: list[int]) -> list[int]:
+def _tell_stalled(bar: tqdm, run: Location, *, known: list[int]) -> list[int]:
     """A line about the workers that stand still since the last look; all that do now."""
     stalled = stalled_ranks(run)
     if new := [rank for rank in stalled if rank not in known]:
@@ -62,13 +67,13 @@ def _tell_stalled(bar: tqdm, run: Path, *, known: list[int]) -> list[int]:
     return stalled
 
 
-def _whole_lines(path: Path, offset: int) -> list[bytes]:
+def _whole_lines(path: Location, offset: int) -> list[bytes]:
     """The lines behind `offset` that are written to their end."""
-    if not path.exists():
+    if (size(path) or 0) <= offset:
         return []
-    with path.open("rb") as file:
+    with open_binary(path) as file:
         file.seek(offset)
-        return [line for line in file if line.endswith(b"\n")]
+        return [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 def _show(bar: tqdm, report: Report, interactive: bool) -> None:

@@ -1,25 +1,30 @@
 """Write checkpoints while the training goes on. Runs on the workers; no Ray, and no sums between workers.
 
 Each rank's thread writes a snapshot of its state and then lists its files; rank 0's thread waits for the lists of all ranks, commits,
-moves the pointers and prunes. So a checkpoint exists once all of it is on the disk, and one is written at a time.
+moves the pointers and prunes. So a checkpoint exists once all of it is on the disk, and one is written at a time. To an object store a rank
+writes by way of a folder of its node.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Protocol, TypeVar
 
-from ..errors import HyenaError, StorageError
-from ..files import atomic_write
-from .checkpoint import CheckpointInfo, commit, list_part, part_listed, point, prune, staging_folder
+from ..data.storage import Location, Url, remove_file, upload
+from ..errors import StorageError
+from ..files import atomic_write, scratch_folder
+from .checkpoint import CHECKPOINTS, COMMIT_FILE, CheckpointInfo
+from .commit import commit, list_part, listed_parts, point, prune, staging_folder
 from .metrics import Report
 from .orders import read_order
 
-POLL_S = 0.02
+POLL_S, STORE_POLL_S = 0.02, 1.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 
 T = TypeVar("T")
@@ -54,7 +59,7 @@ class _Abandoned(Exception):
 class Saver:
     """One rank's writer."""
 
-    run: Path
+    run: Location
     token: str
     """The start that it writes for."""
     rank: int
@@ -99,10 +104,11 @@ class Saver:
         began, step = time.monotonic(), wanted.info.progress.step
         staged = staging_folder(self.run, step, self.token)
         try:
-            self._insist(step, lambda: self._write(part, wanted.texts, staged))
+            with _folder_for(staged) as folder:
+                self._write(part, wanted, folder, staged)
             if self.rank == 0:
-                self._await_parts(staged)
-                self._insist(step, lambda: self._commit(staged, wanted.info))
+                self._await_parts(step, staged)
+                self._insist(step, lambda: commit(self.run, staged, wanted.info))
                 self._insist(step, lambda: self._tidy(wanted))
                 self._reports.append({"kind": "save", "step": step, "writing_s": time.monotonic() - began})
         except _Abandoned:
@@ -110,21 +116,23 @@ class Saver:
         except Exception as error:  # `check` raises it in the thread that trains
             self._failure = error
 
-    def _write(self, part: Part, texts: Mapping[str, str], staged: Path) -> None:
-        staged.mkdir(parents=True, exist_ok=True)
-        names = part.write(staged)
-        for name, text in texts.items():
-            atomic_write(staged / name, text)
-        list_part(staged, self.rank, [*names, *texts])
+    def _write(self, part: Part, wanted: Wanted, folder: Path, staged: Location) -> None:
+        step = wanted.info.progress.step
+        names = self._insist(step, lambda: _write_files(part, wanted.texts, folder))
+        if isinstance(self.run, Url):
+            self._upload(wanted, folder, names)
+        self._insist(step, lambda: list_part(staged, self.rank, names, folder=folder))
 
-    def _await_parts(self, staged: Path) -> None:
-        while not all(part_listed(staged, rank) for rank in range(self.world_size)):
-            self._pause(POLL_S)
+    def _upload(self, wanted: Wanted, folder: Path, names: list[str]) -> None:
+        step, final = wanted.info.progress.step, self.run / CHECKPOINTS / wanted.info.name
+        if self.rank == 0:  # a damaged checkpoint, or one that this run has gone behind, ends before its files change
+            self._insist(step, lambda: remove_file(final / COMMIT_FILE))
+        for name in names:
+            self._insist(step, partial(upload, folder / name, final / name))
 
-    def _commit(self, staged: Path, info: CheckpointInfo) -> None:
-        if read_order(self.run)[0] != self.token:
-            raise _Abandoned
-        commit(self.run, staged, info)
+    def _await_parts(self, step: int, staged: Location) -> None:
+        while len(self._insist(step, lambda: listed_parts(staged))) < self.world_size:
+            self._pause(POLL_S if isinstance(staged, Path) else STORE_POLL_S)
 
     def _tidy(self, wanted: Wanted) -> None:
         folder = wanted.info.name
@@ -133,14 +141,14 @@ class Saver:
         prune(self.run, keep=wanted.keep)
 
     def _insist(self, step: int, act: Callable[[], T]) -> T:
-        """Do it, again and again while the storage refuses and time is left."""
+        """Do it, if the run is still this start's; again and again while the storage refuses and time is left."""
         deadline, pause = time.monotonic() + self.retry_s, FIRST_PAUSE_S
         while True:
             try:
+                if read_order(self.run)[0] != self.token:
+                    raise _Abandoned
                 return act()
-            except HyenaError:
-                raise
-            except (OSError, RuntimeError) as error:  # torch raises a RuntimeError where it cannot write
+            except (OSError, RuntimeError, StorageError) as error:  # torch raises a RuntimeError where it cannot write
                 reason = f"the checkpoint of step {step} could not be written in {self.run} ({_first_line(error)})"
                 if time.monotonic() + pause > deadline:
                     raise StorageError(
@@ -155,6 +163,20 @@ class Saver:
     def _pause(self, seconds: float) -> None:
         if self._closed.wait(seconds):
             raise _Abandoned
+
+
+def _folder_for(staged: Location) -> AbstractContextManager[Path]:
+    """Where a rank writes its files."""
+    return nullcontext(staged) if isinstance(staged, Path) else scratch_folder()
+
+
+def _write_files(part: Part, texts: Mapping[str, str], folder: Path) -> list[str]:
+    """The names of all that was written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = part.write(folder)
+    for name, text in texts.items():
+        atomic_write(folder / name, text)
+    return [*names, *texts]
 
 
 def _first_line(error: Exception) -> str:

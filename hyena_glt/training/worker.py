@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import os
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from ..data.storage import Location, location
 from ..errors import ClusterError
 from .metrics import Report
-from .orders import STOP, held_at, read_order
+from .orders import STOP, LastOrder, held_at
 
 if TYPE_CHECKING:
     from .gauges import Gauges
@@ -35,19 +36,24 @@ class Worker:
     rank: int
     world_size: int
     device: torch.device
-    run: Path
-    """The run folder, on storage that every worker sees."""
+    run: Location
+    """The run folder, on storage that every worker sees, or in an object store."""
     token: str
     """The start that this worker belongs to."""
     gauges: Gauges | None = None
     reports_to_ray: bool = False
     _next_look: float = 0.0
-    _order: tuple[str, str] | None = None
+    _orders: LastOrder | None = None
 
     @property
     def leads(self) -> bool:
         """Whether this is rank 0, which writes logs and commits checkpoints."""
         return self.rank == 0
+
+    @property
+    def leads_disk(self) -> bool:
+        """Whether this rank writes what others read from the same disk: rank 0, and of a run in a store the first rank of each node."""
+        return self.leads if isinstance(self.run, Path) else os.environ["LOCAL_RANK"] == "0"
 
     def sum(self, *values: float) -> torch.Tensor:
         """Element-wise sum over all workers, float64 [len(values)] on the CPU (gloo), so that no GPU is waited for."""
@@ -76,10 +82,8 @@ class Worker:
             time.sleep(HOLD_POLL_S)
 
     def _last_order(self) -> tuple[str, str]:
-        """The order as it stands; as it stood last while the storage is away, which a save notices where that lasts."""
-        with suppress(OSError):
-            self._order = read_order(self.run)
-        return self._order or (self.token, "")
+        self._orders = self._orders or LastOrder(self.run, self.token)
+        return self._orders.get()
 
     def wants_to_look(self) -> bool:
         """Whether all ranks shall ask now if a node is being withdrawn; rank 0 says so."""
@@ -118,4 +122,5 @@ def ray_worker(run: str, token: str) -> Worker:
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     rank = context.get_world_rank()
-    return Worker(rank, context.get_world_size(), device, Path(run), token, Gauges(Path(run).name, rank), reports_to_ray=True)
+    folder = location(run)
+    return Worker(rank, context.get_world_size(), device, folder, token, Gauges(folder.name, rank), reports_to_ray=True)

@@ -178,12 +178,14 @@ def free_ports(number: int) -> list[int]:
 
 
 class Proxy:
-    """Passes TCP on to a port of loopback, and breaks all connections when told to, as a port that is forwarded does at times."""
+    """Passes TCP on to a port of loopback; breaks all connections when told to, as a port that is forwarded does, or takes none."""
 
     def __init__(self, port: int) -> None:
         self._target, self._pairs = port, []
         self.num_accepted = 0
         """Connections, so far."""
+        self.is_away = False
+        """Whether what is connected from now on is broken at once."""
         self._server = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -205,6 +207,9 @@ class Proxy:
         while True:
             try:
                 client, _ = self._server.accept()
+                if self.is_away:
+                    client.close()
+                    continue
                 target = socket.create_connection(("127.0.0.1", self._target))
             except OSError:
                 return

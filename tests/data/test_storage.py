@@ -28,6 +28,7 @@ from hyena_glt.data.sources.structures import read_structure
 from hyena_glt.data.storage import (
     Url,
     download,
+    ensure_folder,
     find_objects,
     is_folder,
     list_files,
@@ -36,6 +37,8 @@ from hyena_glt.data.storage import (
     open_file,
     open_filesystem,
     read_bytes,
+    remove_file,
+    remove_folder,
     size,
     upload,
     write_bytes,
@@ -90,6 +93,7 @@ def test_locations():
     url = location("s3://bucket/data/train.h5/")
     assert (url, str(url)) == (Url("s3", "bucket/data/train.h5"), "s3://bucket/data/train.h5")
     assert (url.bucket, url.name, url.stem, url.suffix, str(url.parent)) == ("bucket", "train.h5", "train", ".h5", "s3://bucket/data")
+    assert location("s3://bucket").parent == location("s3://bucket")
     assert url / "." == url and str(url.parent / "val/a") == "s3://bucket/data/val/a"
     assert location("data/a:b") == Path("data/a:b") and location(url) is url
     for path in ("http://host/a.fa", "s3://", "s3:///"):
@@ -108,6 +112,12 @@ def test_local_paths(tmp_path):
     assert store.get_file_info(path).size == size(tmp_path / "a") == 3 and read_bytes(str(tmp_path / "a")) == b"abc"
     assert (size(tmp_path), size(tmp_path / "b"), is_folder(tmp_path), is_folder(tmp_path / "a")) == (None, None, True, False)
     assert names_in(tmp_path) == ["a"]
+    for place in (tmp_path / "a", tmp_path / "b"):
+        remove_file(place)
+    ensure_folder(tmp_path / "c/d")
+    write_bytes(tmp_path / "c/d/e", b"")
+    remove_folder(tmp_path / "c")
+    assert names_in(tmp_path) == []
 
 
 # Objects
@@ -130,6 +140,23 @@ def test_large_files_there_and_back(bucket, tmp_path):
     with open_file(bucket / "a") as file:
         file.seek(20 << 20)
         assert file.read(100) == content[20 << 20 :][:100]
+
+
+def test_what_is_removed_leaves_nothing(bucket, tmp_path):
+    for name in ("a/b/c", "a/b/d/e", "a/bc", "f"):
+        write_bytes(bucket / name, name.encode())
+    ensure_folder(bucket / "g")
+    for gone in (bucket / "a/b", bucket / "nothing"):
+        remove_folder(gone)
+        remove_file(gone)
+    assert names_in(bucket) == ["a", "f"] and names_in(bucket / "a") == ["bc"]
+    remove_file(bucket / "f")
+    download(bucket / "a/bc", tmp_path / "x/y")
+    assert (tmp_path / "x/y").read_bytes() == b"a/bc" and names_in(bucket) == ["a"]
+    with pytest.raises(FileNotFoundError, match=f"No such file or directory: '{bucket}/f'"):
+        download(bucket / "f", tmp_path / "f")
+    remove_folder(bucket)
+    assert names_in(bucket) == []
 
 
 def test_listing_and_finding(bucket):

@@ -8,20 +8,8 @@ import pytest
 
 from hyena_glt.errors import CheckpointError
 from hyena_glt.training.adopt import adopt
-from hyena_glt.training.checkpoint import (
-    BEST,
-    CheckpointInfo,
-    Progress,
-    commit,
-    empty_staging_folder,
-    list_part,
-    newest_whole,
-    point,
-    prune,
-    read_info,
-    resolve_checkpoint,
-    step_name,
-)
+from hyena_glt.training.checkpoint import BEST, CheckpointInfo, Progress, newest_whole, read_info, resolve_checkpoint, step_name
+from hyena_glt.training.commit import commit, empty_staging_folder, list_part, point, prune
 
 
 def save(run: Path, step: int, content: str, best: int | None = None) -> None:

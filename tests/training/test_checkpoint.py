@@ -15,18 +15,14 @@ from hyena_glt.training.checkpoint import (
     LATEST,
     CheckpointInfo,
     Progress,
-    commit,
     damage,
-    empty_staging_folder,
     finished,
-    list_part,
     newest_whole,
-    point,
-    prune,
     read_info,
     resolve_checkpoint,
     step_name,
 )
+from hyena_glt.training.commit import commit, empty_staging_folder, list_part, point, prune
 
 
 def info_at(step: int, **changes: object) -> CheckpointInfo:
@@ -51,6 +47,15 @@ def save(run: Path, step: int, weights: bytes = b"weights") -> Path:
 
 def names(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def test_a_commit_that_failed_behind_the_name_can_be_tried_again(tmp_path):
+    staged = stage(tmp_path, 10)
+    (tmp_path / "checkpoints" / LATEST).mkdir()
+    with pytest.raises(IsADirectoryError):
+        commit(tmp_path, staged, info_at(10))
+    (tmp_path / "checkpoints" / LATEST).rmdir()
+    assert commit(tmp_path, staged, info_at(10)) == resolve_checkpoint(tmp_path) and read_info(resolve_checkpoint(tmp_path)) == info_at(10)
 
 
 def test_names_sort_by_step():

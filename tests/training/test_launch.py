@@ -17,7 +17,8 @@ from ray.train.v2._internal.exceptions import (
 from hyena_glt.config import Config, config_from_dict
 from hyena_glt.errors import ClusterError, DataError
 from hyena_glt.training import launch
-from hyena_glt.training.checkpoint import CheckpointInfo, Progress, commit, empty_staging_folder, list_part
+from hyena_glt.training.checkpoint import CheckpointInfo, Progress
+from hyena_glt.training.commit import commit, empty_staging_folder, list_part
 
 PASSING = [
     WorkerHealthCheckFailedError("A worker health check failed.", RayActorError()),
