@@ -131,6 +131,45 @@ def test_the_page_shows_what_was_found(swept: tuple[Path, dict, dict]) -> None:
     assert "Trial 001 failed" in page and "No importances: fewer than 4 trials were measured" in page
 
 
+# Stages searched as a whole
+
+STAGES = """
+settings:
+  training.stages:
+    choice:
+    - [{name: fast, steps: 4, learning_rate: 1e-2, eval_interval: 2}, {name: calm, steps: 8, learning_rate: 5e-3, eval_interval: 4}]
+    - [{name: slow, steps: 3, learning_rate: 1e-4, eval_interval: 3}, {name: calm, steps: 9, learning_rate: 1e-4, eval_interval: 5}]
+  training.weight_decay: {uniform: [0.0, 0.1]}
+search: bayesian
+num_trials: 3
+scheduler: {kind: asha, grace_fraction: 0.25, reduction_factor: 2}
+"""
+VALIDATIONS = {"fast": [2, 4, 8, 12], "slow": [3, 5, 10, 12]}
+
+
+@pytest.fixture(scope="module")
+def staged(data: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
+    """One trial after the other, whose stages Optuna chooses: with this seed slow, fast, slow."""
+    folder = tmp_path_factory.mktemp("staged") / "sweep"
+    settings = ["training.max_steps=null", "logging.eval_interval=7", "tune.max_concurrent=1", "tune.seed=0"]
+    result = sweep(config(data, STAGES, folder, *settings))
+    assert result["status"] == "finished" and result["trials"] == {"finished": 2, "stopped": 1, "planned": 3}
+    return folder
+
+
+@pytest.mark.slow
+def test_trials_are_held_and_judged_at_the_validations_of_their_stages(staged: Path) -> None:
+    trials = read_trials(staged)
+    names = [trial.settings["training.stages"][0]["name"] for trial in trials]
+    measured = [
+        [report["step"] for report in read_reports(run_folder(staged, trial.id) / METRICS_FILE) if report["kind"] == "eval"]
+        for trial in trials
+    ]
+    assert names == ["slow", "fast", "slow"] and [trial.status for trial in trials] == ["finished", "finished", "stopped"]
+    assert measured == [VALIDATIONS["slow"], VALIDATIONS["fast"], [3]], "the third was stopped where it was first validated"
+    assert "fast steps 4 learning_rate 0.01 eval_interval 2; calm steps 8" in (staged / "sweep.html").read_text()
+
+
 # Before anything starts
 
 
@@ -151,7 +190,10 @@ GRID = "settings: {model.hidden_size: {grid: [16, 18]}, model.num_attention_head
 
 @pytest.mark.parametrize(("space", "settings", "problem"), [
     (SPACE, ["tune.space=null"], "tune.space: a sweep needs one; give --space"),
-    (SPACE, ["logging.eval_interval=12"], "asha judges trials by their validations, and with one every 12 steps a run of 12 has none"),
+    (SPACE, ["logging.eval_interval=12"], "logging.eval_interval: asha judges trials by their validations, and a run of 12 steps has none "
+     "before its end; set eval_interval to at most 1"),
+    (SPACE, ["training.stages=[{name: a, steps: 6, eval_interval: 7}, {name: b, steps: 6, eval_interval: 20}]"],
+     "training.stages: asha judges trials by their validations, and a run of 12 steps has none before its end"),
     (PBT, [], "a pbt population trains side by side, and this cluster fits 2 trials, not 3; set it to 2 to 2"),
     (PBT, ["tune.num_trials=2", "logging.keep_checkpoints=1"], "logging.keep_checkpoints: pbt lets trials go on from each other's"),
     (GRID, ["model.mixers=[attention]", "model.num_attention_heads=4"], "a trial cannot run with .*num_attention_heads"),
