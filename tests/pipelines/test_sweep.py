@@ -6,6 +6,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,8 @@ from hyena_glt.training.launch import require_own_gpus
 from hyena_glt.training.metrics import METRICS_FILE, read_reports
 from hyena_glt.training.trials import read_trials, run_folder
 from pipelines import sweep as module
+from pipelines._search import Suggestions
+from pipelines._trial import VALUE
 from pipelines.pretrain import pretrain
 from pipelines.sweep import sweep
 from tests.tiny_run import write_lambda_data
@@ -147,12 +150,30 @@ scheduler: {kind: asha, grace_fraction: 0.25, reduction_factor: 2}
 VALIDATIONS = {"fast": [2, 4, 8, 12], "slow": [3, 5, 10, 12]}
 
 
+class Told(Suggestions):
+    """The search of a sweep, which keeps what passes between it and Tune."""
+
+    suggested: ClassVar[list[dict[str, Any]]] = []
+    results: ClassVar[list[float]] = []
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        found = super().suggest(trial_id)
+        self.suggested.append(found)
+        return found
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        super().on_trial_complete(trial_id, result, error)
+        self.results.append(result[VALUE])
+
+
 @pytest.fixture(scope="module")
 def staged(data: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
     """One trial after the other, whose stages Optuna chooses: with this seed slow, fast, slow."""
     folder = tmp_path_factory.mktemp("staged") / "sweep"
     settings = ["training.max_steps=null", "logging.eval_interval=7", "tune.max_concurrent=1", "tune.seed=0"]
-    result = sweep(config(data, STAGES, folder, *settings))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "Suggestions", Told)
+        result = sweep(config(data, STAGES, folder, *settings))
     assert result["status"] == "finished" and result["trials"] == {"finished": 2, "stopped": 1, "planned": 3}
     return folder
 
@@ -168,6 +189,12 @@ def test_trials_are_held_and_judged_at_the_validations_of_their_stages(staged: P
     assert names == ["slow", "fast", "slow"] and [trial.status for trial in trials] == ["finished", "finished", "stopped"]
     assert measured == [VALIDATIONS["slow"], VALIDATIONS["fast"], [3]], "the third was stopped where it was first validated"
     assert "fast steps 4 learning_rate 0.01 eval_interval 2; calm steps 8" in (staged / "sweep.html").read_text()
+
+
+@pytest.mark.slow
+def test_optuna_chooses_the_trials_and_is_told_what_came_of_them(staged: Path) -> None:
+    assert [found["given"] for found in Told.suggested] == [trial.settings for trial in read_trials(staged)]
+    assert Told.results == [row["val_loss"] for row in pq.read_table(staged / "sweep.parquet").to_pylist()]
 
 
 # Before anything starts
