@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +21,7 @@ from hyena_glt.errors import ConfigError
 from hyena_glt.training.launch import require_own_gpus
 from hyena_glt.training.metrics import METRICS_FILE, read_reports
 from hyena_glt.training.trials import read_trials, run_folder
+from pipelines import _watch
 from pipelines import sweep as module
 from pipelines._search import Suggestions
 from pipelines._trial import VALUE
@@ -61,7 +64,11 @@ def swept(data: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: Non
     """A sweep that a budget ended, the same one gone on to its end, and both results."""
     folder = tmp_path_factory.mktemp("sweeps") / "sweep"
     early = sweep(config(data, SPACE, folder, "tune.max_tokens=1000"))
-    return folder, early, sweep(config(data, SPACE, folder))
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(StringIO()) as said:
+        patch.setattr(_watch, "SECONDS_BETWEEN_LINES", 0.5)
+        result = sweep(config(data, SPACE, folder))
+    (folder.parent / "stderr").write_text(said.getvalue())
+    return folder, early, result
 
 
 @pytest.mark.slow
@@ -93,6 +100,24 @@ def test_a_failed_trial_is_in_the_results_with_its_sentence(swept: tuple[Path, d
     assert re.match(r"the (training loss is|gradient is not finite).* Lower training\.learning_rate", failed["error"])
     assert len(rows) == 3 and rows["000"].keys() >= {"training.weight_decay", "val_loss", "best_val_loss", "best_step", "step", "tokens"}
     assert all(0 <= row["training.weight_decay"] <= 0.1 for row in rows.values())
+
+
+@pytest.mark.slow
+def test_the_terminal_shows_what_runs_and_each_trial_as_it_ends(swept: tuple[Path, dict, dict]) -> None:
+    folder, early, _ = swept
+    lines = [line for line in (folder.parent / "stderr").read_text().splitlines() if line.strip()]
+    assert lines[0].split() == ["trial", "status", "step", "tokens", "val_loss", "best", "learning_rate", "weight_decay"]
+    running = [line for line in lines if re.match(r"\d of 3 trials ended, running 00\d at step \d+", line)]
+    assert any(re.search(r", best val_loss \d\.\d{4}, [\d,]+ tokens, 0\.\d+ device hours$", line) for line in running)
+    ended = {cells[0]: cells for cells in map(str.split, lines) if re.fullmatch(r"00\d", cells[0])}
+    rows = {row["id"]: row for row in pq.read_table(folder / "sweep.parquet").to_pylist()}
+    assert len(ended) == 3 - sum(early["trials"].get(status, 0) for status in ("finished", "stopped", "failed"))
+    for name, (_, status, step, tokens, value, best, rate, *_) in ended.items():
+        assert (status, float(rate)) == (rows[name]["status"], pytest.approx(rows[name]["training.learning_rate"], rel=1e-3))
+        if status == "finished":
+            assert (int(step), int(tokens.replace(",", ""))) == (12, rows[name]["tokens"])
+        if status != "failed":
+            assert (value, best) == (f"{rows[name]['val_loss']:.4f}", f"{rows[name]['best_val_loss']:.4f}")
 
 
 @pytest.mark.slow
