@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from hyena_glt.config import load_config
 from hyena_glt.data.batches import Batch
 from hyena_glt.errors import ClusterError
 from hyena_glt.training.checkpoint import resolve_checkpoint
 from hyena_glt.training.engine import Engine
 from hyena_glt.training.feed import Feed
 from hyena_glt.training.metrics import METRICS_FILE, Report, read_reports
+from hyena_glt.training.prepare import initial_model
 from tests.tiny_run import write_lambda_data
 from tests.training.in_process import losses, run
 
@@ -118,6 +121,17 @@ def test_resume_in_the_middle_of_batch_and_mixture_is_exact(
     assert [report["rows/lambda"] for report in reports(broken, "train")] == drawn
     assert losses(broken) == losses(unbroken)
     assert weights(broken) == weights(unbroken)
+
+
+def test_learned_positions_wait_until_a_row_reaches_them(data: Path, tmp_path: Path) -> None:
+    """Four steps at 16 tokens, then two at 64: the vectors behind the 16th are the initial ones until then, whatever moves the others."""
+    curriculum = "curriculum.sequence_length={values: [16, 64], at: [4], by: step}"
+    run(data, tmp_path, "model.position_encoding=learned", "training.weight_decay=0.1", "logging.save_interval=1", curriculum)
+    at = [load_file(tmp_path / f"checkpoints/step_{step:08d}/model.safetensors")["backbone.positions.weight"] for step in (1, 4, 5)]
+    cfg = load_config(tmp_path / "checkpoints/step_00000001/config.yaml")
+    initial = initial_model(cfg, vocab_size=4, causal=True).backbone.positions.weight
+    assert torch.equal(at[0][16:], initial[16:]) and torch.equal(at[1][16:], initial[16:])
+    assert not torch.isclose(at[1][:15], initial[:15]).all(1).any() and not torch.isclose(at[2][16:63], initial[16:63]).all(1).any()
 
 
 @pytest.fixture(scope="module")
