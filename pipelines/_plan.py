@@ -43,9 +43,7 @@ def estimate(cfg: Config, plan: Plan, *, workers: int, use_gpu: bool, steps: int
     """How long the whole run will take, from `steps` real steps, an evaluation and a save on the workers that it will have."""
     timing = _probe(cfg, workers=workers, use_gpu=use_gpu, steps=steps)
     saves = -(-plan.total_steps // cfg.logging.save_interval)
-    evaluations = sum(
-        -(-(stage.end_step - stage.first_step) // (stage.eval_interval or cfg.logging.eval_interval)) for stage in plan.timeline.stages
-    )
+    evaluations = len(plan.timeline.validations(cfg.logging.eval_interval))
     rows = plan.rows_before(plan.total_steps)
     seconds = rows * timing.seconds_per_row + evaluations * timing.evaluation_s + saves * timing.save_s
     device, devices = "gpu" if use_gpu else "cpu", workers * cfg.cluster.devices_per_worker(use_gpu)

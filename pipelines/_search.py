@@ -18,6 +18,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
+from hyena_glt.config.dump import compact
 from hyena_glt.errors import ConfigError
 from hyena_glt.training.metrics import Report
 from hyena_glt.training.trials import Trial, trial_name, write_trial
@@ -125,14 +126,10 @@ def _within(domains: dict[str, Domain]) -> Callable[[Config], Config]:
 def _mutation(domain: Domain) -> Any:
     """As PBT takes it: a list to step along, or a range to draw from."""
     if not domain.is_range:
-        return [_plain(value) for value in domain.values]
+        return [compact(value) for value in domain.values]
     low, high = domain.values
     draw = {"uniform": tune.uniform, "loguniform": tune.loguniform, "int": tune.randint, "logint": tune.lograndint}[domain.kind]
     return draw(low, high + 1) if domain.kind in ("int", "logint") else draw(low, high)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 # Searches
@@ -142,7 +139,7 @@ def plan_trials(space: Space, *, seed: int) -> list[Trial]:
     """The trials of a search that knows them beforehand."""
     drawn = [space.draw(number, seed=seed) for number in range(space.num_trials)]
     return [
-        Trial(id=trial_name(number), settings={path: _plain(value) for path, value in settings.items()})
+        Trial(id=trial_name(number), settings={path: compact(value) for path, value in settings.items()})
         for number, settings in enumerate(drawn)
     ]
 
@@ -201,6 +198,6 @@ def _distribution(domain: Domain) -> Any:
     from optuna import distributions
 
     if not domain.is_range:
-        return distributions.CategoricalDistribution([json.dumps(_plain(value)) for value in domain.values])
+        return distributions.CategoricalDistribution([json.dumps(compact(value)) for value in domain.values])
     kind = distributions.IntDistribution if domain.kind in ("int", "logint") else distributions.FloatDistribution
     return kind(*domain.values, log=domain.is_logarithmic)

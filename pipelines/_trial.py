@@ -183,10 +183,9 @@ class _Training:
     """A run in a thread, held at each validation."""
 
     def __init__(self, cfg: Config, run: Path, step: int) -> None:
-        self._every = cfg.logging.eval_interval
         self._metrics = run / METRICS_FILE
         self._offset = whole_size(self._metrics) if self._metrics.exists() else 0
-        self._orders = Orders(run, until=self._next_stop(step))
+        self._orders = Orders(run, after=step)
         self._failure: Exception | None = None
         self._busy = run.with_suffix(BUSY)
         self._thread = threading.Thread(target=self._pretrain, args=(cfg,), daemon=True)
@@ -201,12 +200,9 @@ class _Training:
         finally:
             self._busy.unlink(missing_ok=True)
 
-    def _next_stop(self, step: int) -> int:
-        return (step // self._every + 1) * self._every
-
     def go_on(self, step: int) -> None:
         """Let the run, which was validated at `step`, train to its next validation."""
-        self._orders.until(self._next_stop(step))
+        self._orders.after(step)
 
     def next_validation(self, step: int) -> Report | None:
         """The first report behind `step` that this start has written."""

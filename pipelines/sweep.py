@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -23,6 +24,7 @@ from ray.util.placement_group import PlacementGroup
 
 from cluster.paths import placed, with_default_folders
 from hyena_glt.config import Config, TuneConfig, changed_settings, dump_config, load_config, require_built
+from hyena_glt.config.dump import compact
 from hyena_glt.data.mixture import Mixture
 from hyena_glt.errors import ConfigError
 from hyena_glt.evaluation.sweep_folder import PARQUET_FILE, SPACE_FILE, Sweep, read_sweep, write_parquet
@@ -67,13 +69,10 @@ class Job:
     workers: int
     use_gpu: bool
     concurrency: int
-    plan: Plan
-    """Of a trial with the shared settings alone."""
     planned: list[Trial]
     """The trials, where the search knows them beforehand."""
-    full_steps: int
-    """Optimizer steps if no trial were stopped."""
-    full_tokens: int
+    plans: list[Plan]
+    """Of the planned trials, or else of examples: one for each value that a list of the space has."""
     start: str
     """Names this start, which the folder belongs to until another takes it over."""
 
@@ -81,6 +80,21 @@ class Job:
     def tune(self) -> TuneConfig:
         assert self.cfg.tune is not None
         return self.cfg.tune
+
+    @property
+    def longest(self) -> Plan:
+        """The plan with the most steps."""
+        return max(self.plans, key=lambda plan: plan.total_steps)
+
+    @property
+    def full_steps(self) -> int:
+        """Optimizer steps if no trial were stopped."""
+        return sum(plan.total_steps for plan in self.plans) * self.space.num_trials // len(self.plans)
+
+    @property
+    def full_tokens(self) -> int:
+        """Tokens of the same trials."""
+        return sum(plan.total_tokens for plan in self.plans) * self.space.num_trials // len(self.plans)
 
 
 def sweep(cfg: Config, *, dry_run: bool = False) -> dict[str, Any]:
@@ -130,10 +144,11 @@ def _with_folder(cfg: Config) -> tuple[Config, Path]:
 
 
 def _for_trials(cfg: Config, space: Space) -> Config:
-    """With a checkpoint at each validation where trials take over each other's."""
+    """With a checkpoint at each validation, at least, where trials take over each other's."""
     if space.scheduler.kind != "pbt":
         return cfg
-    return replace(cfg, logging=replace(cfg.logging, save_interval=cfg.logging.eval_interval))
+    intervals = [stage.eval_interval or cfg.logging.eval_interval for stage in cfg.training.stages] or [cfg.logging.eval_interval]
+    return replace(cfg, logging=replace(cfg.logging, save_interval=math.gcd(*intervals)))
 
 
 def _refuse_other_sweep(cfg: Config, space: Space, folder: Path) -> None:
@@ -155,11 +170,8 @@ def _refuse_other_sweep(cfg: Config, space: Space, folder: Path) -> None:
 def _space_as_json(space: Space) -> dict[str, Any]:
     """What a sweep folder says of its space."""
     scheduler = {name: getattr(space.scheduler, name) for name in type(space.scheduler).__slots__}
-    settings = {path: [domain.kind, *domain.values] for path, domain in space.settings.items()}
-    described = {
-        "settings": settings, "search": space.search, "num_trials": space.num_trials, "metric": space.metric, "scheduler": scheduler
-    }
-    return json.loads(json.dumps(described))
+    settings = {path: [domain.kind, *map(compact, domain.values)] for path, domain in space.settings.items()}
+    return {"settings": settings, "search": space.search, "num_trials": space.num_trials, "metric": space.metric, "scheduler": scheduler}
 
 
 def _work_out(cfg: Config, space: Space, folder: Path, mixture: Mixture) -> Job:
@@ -168,12 +180,9 @@ def _work_out(cfg: Config, space: Space, folder: Path, mixture: Mixture) -> Job:
     concurrency = _concurrency(cfg, workers, use_gpu)
     planned = plan_trials(space, seed=cfg.tune.seed) if space.search != "bayesian" else []
     plans = _plans(cfg, space, planned, mixture, workers)
-    plan = plan_run(cfg, mixture, world_size=workers)
-    _check_scheduler(cfg, space, plan, concurrency)
-    whole = plans or [plan] * space.num_trials
+    _check_scheduler(cfg, space, plans, concurrency)
     return Job(
-        cfg, space, folder, workers, use_gpu, min(concurrency, space.num_trials), plan, planned,
-        full_steps=sum(p.total_steps for p in whole), full_tokens=sum(p.total_tokens for p in whole),
+        cfg, space, folder, workers, use_gpu, min(concurrency, space.num_trials), planned, plans[: len(planned)] or plans,
         start=secrets.token_hex(8),
     )
 
@@ -190,23 +199,20 @@ def _require_effect(cfg: Config, space: Space) -> None:
 
 
 def _plans(cfg: Config, space: Space, planned: list[Trial], mixture: Mixture, workers: int) -> list[Plan]:
-    """The plan of each planned trial; ConfigError with the problems of all trials, and of each listed value."""
+    """The plan of each planned trial, then that of a trial with each listed value; ConfigError with the problems of all."""
     _require_effect(cfg, space)
     problems: list[str] = []
     plans = []
-    first = planned[0].settings if planned else space.draw(0, seed=0)
-    listed = [{**first, path: value} for path, domain in space.settings.items() if not domain.is_range for value in domain.values]
-    for settings in [*[trial.settings for trial in planned], *listed]:
+    drawn = [trial.settings for trial in planned] or [space.draw(0, seed=0)]
+    listed = [{**drawn[0], path: value} for path, domain in space.settings.items() if not domain.is_range for value in domain.values]
+    for settings in [*drawn, *listed]:
         try:
-            trial = trial_config(cfg, settings, None)
-            if any(stage.eval_interval for stage in trial.training.stages):
-                raise ConfigError("training.stages: trials wait at each logging.eval_interval; leave the stages' eval_interval out")
-            plans.append(plan_run(trial, mixture, world_size=workers))
+            plans.append(plan_run(trial_config(cfg, settings, None), mixture, world_size=workers))
         except ConfigError as error:
             problems += [f"a trial cannot run with {settings}: {problem}" for problem in error.problems]
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
-    return plans[: len(planned)]
+    return plans
 
 
 def _concurrency(cfg: Config, workers: int, use_gpu: bool) -> int:
@@ -219,13 +225,15 @@ def _concurrency(cfg: Config, workers: int, use_gpu: bool) -> int:
     return max(1, min(fitting, cfg.tune.max_concurrent or fitting))
 
 
-def _check_scheduler(cfg: Config, space: Space, plan: Plan, concurrency: int) -> None:
+def _check_scheduler(cfg: Config, space: Space, plans: list[Plan], concurrency: int) -> None:
     """ConfigError where a scheduler would never decide anything, or a population does not fit."""
     kind, every = space.scheduler.kind, cfg.logging.eval_interval
-    if kind != "none" and every >= plan.total_steps:
+    if kind != "none" and all(plan.timeline.validations(every) == [plan.total_steps] for plan in plans):
+        longest = max(plan.total_steps for plan in plans)
+        by_stages = any(stage.eval_interval for plan in plans for stage in plan.timeline.stages)
         raise ConfigError(
-            f"logging.eval_interval: {kind} judges trials by their validations, and with one every {every:,} steps a run of "
-            f"{plan.total_steps:,} has none before its end; set it to at most {max(1, plan.total_steps // 10):,}"
+            f"{'training.stages' if by_stages else 'logging.eval_interval'}: {kind} judges trials by their validations, and a run of "
+            f"{longest:,} steps has none before its end; set eval_interval to at most {max(1, longest // 10):,}"
         )
     if kind == "pbt" and cfg.logging.keep_checkpoints is not None:
         raise ConfigError("logging.keep_checkpoints: pbt lets trials go on from each other's checkpoints, so none may go; remove it")
@@ -243,10 +251,10 @@ def _announce(job: Job) -> None:
              space.scheduler.kind)
     for path, domain in space.settings.items():
         log.info("  %s: %s", path, domain.describe())
-    log.info("%d trials side by side, each on %d %s worker%s%s; a whole trial is %s steps, a full grid %s steps and %s tokens",
-             job.concurrency, job.workers, device, "s" * (job.workers > 1), share, f"{job.plan.total_steps:,}",
+    log.info("%d trials side by side, each on %d %s worker%s%s; a whole trial is up to %s steps, a full grid %s steps and %s tokens",
+             job.concurrency, job.workers, device, "s" * (job.workers > 1), share, f"{job.longest.total_steps:,}",
              f"{job.full_steps:,}", f"{job.full_tokens:,}")
-    for note in job.plan.notes:
+    for note in job.longest.notes:
         log.warning("note: %s", note)
 
 
@@ -319,8 +327,7 @@ def _fit(job: Job, watch: Watch, budget: Budget, begun: list[Trial], past: Past,
     for quiet in ("ray.tune", "ray.train"):
         logging.getLogger(quiet).setLevel(logging.ERROR)
     search, param_space, samples = _search(job, begun, past, left)
-    steps = job.plan.total_steps
-    total = steps if job.space.scheduler.unit == "steps" else job.plan.total_tokens
+    total = max(plan.total_steps if job.space.scheduler.unit == "steps" else plan.total_tokens for plan in job.plans)
     tuner = tune.Tuner(
         tune.with_resources(TrialActor, {"memory": 1}),  # a byte: Tune wants something, and CPUs and GPUs are for the workers
         param_space=param_space,

@@ -1,4 +1,4 @@
-"""The tree written out: as plain dictionaries, as YAML that loads back equal, and the settings in which two trees differ."""
+"""The tree written out: as plain dictionaries, as YAML that loads back equal, in words; and the settings in which two trees differ."""
 
 from __future__ import annotations
 
@@ -22,6 +22,23 @@ def plain(value: Any) -> Any:
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def compact(value: Any) -> Any:
+    """As `plain`, without what a section in a list has by default; loads back equal."""
+    if is_dataclass(value):
+        own = {field: getattr(value, field.name) for field in fields(value)}
+        return {field.name: plain(found) for field, found in own.items() if found != field.default}
+    return [compact(item) for item in value] if isinstance(value, tuple) else value
+
+
+def in_words(value: Any) -> str:
+    """A plain or compact value for readers: lists with dashes, sections of a list one after the other, numbers short."""
+    if isinstance(value, dict):
+        return " ".join(in_words(item) if name == "name" else f"{name} {in_words(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return ("; " if any(isinstance(item, dict | list) for item in value) else "-").join(map(in_words, value))
+    return "null" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class _Dumper(yaml.SafeDumper):

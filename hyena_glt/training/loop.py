@@ -107,7 +107,7 @@ def take_step(run: Run, rate: float) -> str | None:
     with run.meter.waiting():
         batches = run.feed.next_step()
     domain_tokens = (sum(of_domain) for of_domain in zip(*(b.domain_tokens for b in batches), strict=True))
-    own = sum(b.total_weight for b in batches), run.worker.stop_requested(run.progress.step), run.worker.wants_to_look(), *domain_tokens
+    own = sum(b.total_weight for b in batches), run.worker.stop_requested(run.validated), run.worker.wants_to_look(), *domain_tokens
     with run.meter.waiting_for_peers():
         weight, stop, look, *tokens = run.worker.sum(*own).tolist()
     run.engine.set_rate(rate)
@@ -270,6 +270,7 @@ def _evaluate_if_due(run: Run, *, last: bool) -> str | None:
     report = _position(run, "eval") | figures
     run.write(report)
     run.worker.report(report)
+    run.validated = run.progress.step
     return _end_of_stage(run, stage)
 
 

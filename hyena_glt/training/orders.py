@@ -1,7 +1,7 @@
-"""What the driver of a run tells its workers while they train: go on, go on up to a step, stop. Runs on both.
+"""What the driver of a run tells its workers while they train: go on, go on to the next validation, stop. Runs on both.
 
 One small file in the run folder carries it, which also names the start that the folder belongs to:
-`<token>`, `<token> until N` or `<token> stop`.
+`<token>`, `<token> after N` or `<token> stop`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ..data.storage import Location, read_bytes, write_bytes
 from ..errors import StorageError
 
 OWNER_FILE = ".owner"
-STOP, UNTIL = "stop", "until "
+STOP, AFTER = "stop", "after "
 STORE_POLL_S = 2.0
 """Between two looks into a store, which would make each step longer."""
 
 
 class Orders:
-    """The orders for one run; `until` is the step at which its first start shall wait. Any thread may call."""
+    """The orders for one run; its first start shall wait at the first validation behind step `after`. Any thread may call."""
 
-    def __init__(self, run: Location, until: int | None = None) -> None:
+    def __init__(self, run: Location, after: int | None = None) -> None:
         self._file = run / OWNER_FILE
-        self._order = "" if until is None else f"{UNTIL}{until}"
+        self._order = "" if after is None else f"{AFTER}{after}"
         self._token = ""
         self._lock = threading.Lock()
 
@@ -37,9 +37,9 @@ class Orders:
             self._write()
             return self._token
 
-    def until(self, step: int) -> None:
-        """Let the run go on to `step`, and wait there."""
-        self._give(f"{UNTIL}{step}")
+    def after(self, step: int) -> None:
+        """Let the run go on to the first validation behind `step`, and wait there."""
+        self._give(f"{AFTER}{step}")
 
     def stop(self) -> None:
         """Let the run save a checkpoint and end; no later order takes that back."""
@@ -87,6 +87,6 @@ class LastOrder:
             self._last = read_order(self._run)
 
 
-def held_at(order: str, step: int) -> bool:
-    """Whether `order` holds a run that has done `step` steps."""
-    return order.startswith(UNTIL) and step >= int(order.removeprefix(UNTIL))
+def held_at(order: str, validated: int) -> bool:
+    """Whether `order` holds a run whose last validation was at step `validated`."""
+    return order.startswith(AFTER) and validated > int(order.removeprefix(AFTER))

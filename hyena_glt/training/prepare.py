@@ -51,7 +51,7 @@ from .worker import Worker
 
 @dataclass(slots=True)
 class Run:
-    """All that the loop works with; `progress`, `meter` and, at a plateau, `plan` change."""
+    """All that the loop works with; `progress`, `meter`, `validated` and, at a plateau, `plan` change."""
 
     cfg: Config
     worker: Worker
@@ -70,6 +70,8 @@ class Run:
     saver: Saver
     desk: Desk
     meter: Meter = field(default_factory=Meter)
+    validated: int = 0
+    """Step of the last validation of this start."""
     entered: float = field(default_factory=time.monotonic)
     _seconds_before: float = 0.0
 

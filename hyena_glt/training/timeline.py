@@ -90,6 +90,14 @@ class Timeline:
     def total_steps(self) -> int:
         return self.stretches[-1].end_step
 
+    def validations(self, every: int) -> list[int]:
+        """The steps that end with a validation: each `every` ones, or as a stage says for itself, and the last."""
+        found = {self.total_steps}
+        for stage, end in zip(self.stages, [*(stage.first_step for stage in self.stages[1:]), self.total_steps], strict=True):
+            interval = stage.eval_interval or every
+            found.update(range((stage.first_step // interval + 1) * interval, end + 1, interval))
+        return sorted(found)
+
 
 def limits_given(training: TrainingConfig) -> bool:
     """Whether the settings say where a run ends."""

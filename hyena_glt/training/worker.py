@@ -65,8 +65,8 @@ class Worker:
         """Wait for all workers."""
         dist.barrier()
 
-    def stop_requested(self, step: int = 0) -> bool:
-        """Whether the driver wants the run to stop; only rank 0 looks. Waits where it holds the run at `step` done steps.
+    def stop_requested(self, validated: int = 0) -> bool:
+        """Whether the driver wants the run to stop; only rank 0 looks. Waits where it holds the run at its validation of that step.
 
         Raises ClusterError where the folder was taken over by a later start: workers can outlive a killed driver for some
         seconds, and must not write into what another start goes on with.
@@ -77,7 +77,7 @@ class Worker:
             owner, order = self._last_order()
             if owner != self.token:
                 raise ClusterError(f"{self.run} was taken over by a later start of this run")
-            if not held_at(order, step):
+            if not held_at(order, validated):
                 return order == STOP
             time.sleep(HOLD_POLL_S)
 

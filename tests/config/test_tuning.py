@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from hyena_glt.config import load_config
+from hyena_glt.config.dump import compact
 from hyena_glt.config.settings import SETTINGS, section_type
 from hyena_glt.errors import ConfigError
 from hyena_glt.training.trials import trial_config
@@ -37,6 +38,8 @@ def test_whole_stages_can_be_searched(tmp_path: Path) -> None:
     space = load_space(str(tmp_path / "stages.yaml"))
     found = [trial_config(load_config(None, []), space.draw(number, seed=0), None).training.stages[0] for number in range(2)]
     assert [(stage.steps, stage.dropout) for stage in found] == [(10, 0.1), (20, 0.1)]
+    assert [compact(value) for value in space.settings["training.stages"].values] == [short, long], "kept as they were written"
+    assert space.settings["training.stages"].describe() == "grid of only steps 10 dropout 0.1, only steps 20 dropout 0.1"
 
 
 def test_a_draw_depends_on_number_and_seed_alone() -> None:

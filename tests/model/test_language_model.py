@@ -7,12 +7,14 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hyena_glt.config.tree import ModelConfig
 from hyena_glt.model import LanguageModel, SequenceClassifier, build_model, heads
-from hyena_glt.model.positions import rotary_table, rotate
+from hyena_glt.model.positions import SinusoidalPositions, rotary_table, rotate
 
 KINDS = ("se", "mr", "li", "hyena", "attention")
 both_directions = pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
@@ -171,6 +173,26 @@ def test_positions_tell_apart_what_attention_alone_cannot(encoding: str) -> None
     torch.testing.assert_close(without(ids)[:, 2], without(swapped)[:, 2])
     with_positions = _model(("attention",), False, position_encoding=encoding)
     assert not torch.allclose(with_positions(ids)[:, 2], with_positions(swapped)[:, 2], atol=1e-7)
+
+
+@pytest.mark.parametrize("encoding", ["none", "learned", "sinusoidal", "rotary"])
+@settings(max_examples=15)
+@given(mixers=st.lists(st.sampled_from(KINDS), min_size=1, max_size=4), short=st.integers(1, 63), full=st.integers(2, 64))
+def test_a_short_piece_is_served_as_the_head_of_a_long_row(encoding: str, mixers: list[str], short: int, full: int) -> None:
+    """A curriculum's rule: position p is p at every length, for each kind of position and any pattern of mixers."""
+    pattern = (*mixers, "attention") if encoding == "rotary" else tuple(mixers)
+    model = _model(pattern, True, position_encoding=encoding).double()
+    row, L = _ids(2, full), min(short, full - 1)
+    torch.testing.assert_close(model(row[:, :L]), model(row)[:, :L], rtol=1e-9, atol=1e-12)
+
+
+def test_sines_and_turns_go_on_by_their_formula() -> None:
+    """Of positions that no shorter row has reached nothing is learned, so a longer row needs nothing new."""
+    angle = torch.arange(200, dtype=torch.float64)[:, None] * 10_000.0 ** -(torch.arange(4, dtype=torch.float64) / 4)
+    cos, sin = rotary_table(torch.zeros(1), 200, 4).double()
+    torch.testing.assert_close(torch.stack([cos, sin]), torch.stack([angle.cos(), angle.sin()]), rtol=0, atol=1e-4)
+    found = SinusoidalPositions()(torch.zeros(1, 200, 8))[0].double()
+    torch.testing.assert_close(found, 0.02 * torch.stack([angle.sin(), angle.cos()], -1).flatten(1), rtol=0, atol=1e-5)
 
 
 @both_directions

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +21,10 @@ from hyena_glt.errors import ConfigError
 from hyena_glt.training.launch import require_own_gpus
 from hyena_glt.training.metrics import METRICS_FILE, read_reports
 from hyena_glt.training.trials import read_trials, run_folder
+from pipelines import _watch
 from pipelines import sweep as module
+from pipelines._search import Suggestions
+from pipelines._trial import VALUE
 from pipelines.pretrain import pretrain
 from pipelines.sweep import sweep
 from tests.tiny_run import write_lambda_data
@@ -58,7 +64,11 @@ def swept(data: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: Non
     """A sweep that a budget ended, the same one gone on to its end, and both results."""
     folder = tmp_path_factory.mktemp("sweeps") / "sweep"
     early = sweep(config(data, SPACE, folder, "tune.max_tokens=1000"))
-    return folder, early, sweep(config(data, SPACE, folder))
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(StringIO()) as said:
+        patch.setattr(_watch, "SECONDS_BETWEEN_LINES", 0.5)
+        result = sweep(config(data, SPACE, folder))
+    (folder.parent / "stderr").write_text(said.getvalue())
+    return folder, early, result
 
 
 @pytest.mark.slow
@@ -90,6 +100,24 @@ def test_a_failed_trial_is_in_the_results_with_its_sentence(swept: tuple[Path, d
     assert re.match(r"the (training loss is|gradient is not finite).* Lower training\.learning_rate", failed["error"])
     assert len(rows) == 3 and rows["000"].keys() >= {"training.weight_decay", "val_loss", "best_val_loss", "best_step", "step", "tokens"}
     assert all(0 <= row["training.weight_decay"] <= 0.1 for row in rows.values())
+
+
+@pytest.mark.slow
+def test_the_terminal_shows_what_runs_and_each_trial_as_it_ends(swept: tuple[Path, dict, dict]) -> None:
+    folder, early, _ = swept
+    lines = [line for line in (folder.parent / "stderr").read_text().splitlines() if line.strip()]
+    assert lines[0].split() == ["trial", "status", "step", "tokens", "val_loss", "best", "learning_rate", "weight_decay"]
+    running = [line for line in lines if re.match(r"\d of 3 trials ended, running 00\d at step \d+", line)]
+    assert any(re.search(r", best val_loss \d\.\d{4}, [\d,]+ tokens, 0\.\d+ device hours$", line) for line in running)
+    ended = {cells[0]: cells for cells in map(str.split, lines) if re.fullmatch(r"00\d", cells[0])}
+    rows = {row["id"]: row for row in pq.read_table(folder / "sweep.parquet").to_pylist()}
+    assert len(ended) == 3 - sum(early["trials"].get(status, 0) for status in ("finished", "stopped", "failed"))
+    for name, (_, status, step, tokens, value, best, rate, *_) in ended.items():
+        assert (status, float(rate)) == (rows[name]["status"], pytest.approx(rows[name]["training.learning_rate"], rel=1e-3))
+        if status == "finished":
+            assert (int(step), int(tokens.replace(",", ""))) == (12, rows[name]["tokens"])
+        if status != "failed":
+            assert (value, best) == (f"{rows[name]['val_loss']:.4f}", f"{rows[name]['best_val_loss']:.4f}")
 
 
 @pytest.mark.slow
@@ -131,6 +159,69 @@ def test_the_page_shows_what_was_found(swept: tuple[Path, dict, dict]) -> None:
     assert "Trial 001 failed" in page and "No importances: fewer than 4 trials were measured" in page
 
 
+# Stages searched as a whole
+
+STAGES = """
+settings:
+  training.stages:
+    choice:
+    - [{name: fast, steps: 4, learning_rate: 1e-2, eval_interval: 2}, {name: calm, steps: 8, learning_rate: 5e-3, eval_interval: 4}]
+    - [{name: slow, steps: 3, learning_rate: 1e-4, eval_interval: 3}, {name: calm, steps: 9, learning_rate: 1e-4, eval_interval: 5}]
+  training.weight_decay: {uniform: [0.0, 0.1]}
+search: bayesian
+num_trials: 3
+scheduler: {kind: asha, grace_fraction: 0.25, reduction_factor: 2}
+"""
+VALIDATIONS = {"fast": [2, 4, 8, 12], "slow": [3, 5, 10, 12]}
+
+
+class Told(Suggestions):
+    """The search of a sweep, which keeps what passes between it and Tune."""
+
+    suggested: ClassVar[list[dict[str, Any]]] = []
+    results: ClassVar[list[float]] = []
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        found = super().suggest(trial_id)
+        self.suggested.append(found)
+        return found
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        super().on_trial_complete(trial_id, result, error)
+        self.results.append(result[VALUE])
+
+
+@pytest.fixture(scope="module")
+def staged(data: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
+    """One trial after the other, whose stages Optuna chooses: with this seed slow, fast, slow."""
+    folder = tmp_path_factory.mktemp("staged") / "sweep"
+    settings = ["training.max_steps=null", "logging.eval_interval=7", "tune.max_concurrent=1", "tune.seed=0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "Suggestions", Told)
+        result = sweep(config(data, STAGES, folder, *settings))
+    assert result["status"] == "finished" and result["trials"] == {"finished": 2, "stopped": 1, "planned": 3}
+    return folder
+
+
+@pytest.mark.slow
+def test_trials_are_held_and_judged_at_the_validations_of_their_stages(staged: Path) -> None:
+    trials = read_trials(staged)
+    names = [trial.settings["training.stages"][0]["name"] for trial in trials]
+    measured = [
+        [report["step"] for report in read_reports(run_folder(staged, trial.id) / METRICS_FILE) if report["kind"] == "eval"]
+        for trial in trials
+    ]
+    assert names == ["slow", "fast", "slow"] and [trial.status for trial in trials] == ["finished", "finished", "stopped"]
+    assert measured == [VALIDATIONS["slow"], VALIDATIONS["fast"], [3]], "the third was stopped where it was first validated"
+    assert "fast steps 4 learning_rate 0.01 eval_interval 2; calm steps 8" in (staged / "sweep.html").read_text()
+
+
+@pytest.mark.slow
+def test_optuna_chooses_the_trials_and_is_told_what_came_of_them(staged: Path) -> None:
+    assert [found["given"] for found in Told.suggested] == [trial.settings for trial in read_trials(staged)]
+    assert Told.results == [row["val_loss"] for row in pq.read_table(staged / "sweep.parquet").to_pylist()]
+
+
 # Before anything starts
 
 
@@ -151,7 +242,10 @@ GRID = "settings: {model.hidden_size: {grid: [16, 18]}, model.num_attention_head
 
 @pytest.mark.parametrize(("space", "settings", "problem"), [
     (SPACE, ["tune.space=null"], "tune.space: a sweep needs one; give --space"),
-    (SPACE, ["logging.eval_interval=12"], "asha judges trials by their validations, and with one every 12 steps a run of 12 has none"),
+    (SPACE, ["logging.eval_interval=12"], "logging.eval_interval: asha judges trials by their validations, and a run of 12 steps has none "
+     "before its end; set eval_interval to at most 1"),
+    (SPACE, ["training.stages=[{name: a, steps: 6, eval_interval: 7}, {name: b, steps: 6, eval_interval: 20}]"],
+     "training.stages: asha judges trials by their validations, and a run of 12 steps has none before its end"),
     (PBT, [], "a pbt population trains side by side, and this cluster fits 2 trials, not 3; set it to 2 to 2"),
     (PBT, ["tune.num_trials=2", "logging.keep_checkpoints=1"], "logging.keep_checkpoints: pbt lets trials go on from each other's"),
     (GRID, ["model.mixers=[attention]", "model.num_attention_heads=4"], "a trial cannot run with .*num_attention_heads"),

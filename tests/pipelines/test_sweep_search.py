@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,6 +62,17 @@ def test_begun_trials_come_first_and_new_ones_are_written_down(tmp_path: Path) -
     search.on_trial_complete("a", {VALUE: 0.5})
     search.on_trial_complete("b", {VALUE: math.nan})  # a trial that failed
     assert search.suggest("d")["trial"] == "004"
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_search_learns_from_what_it_is_told(tmp_path: Path, told: bool) -> None:
+    """The loss is the distance from a rate of 0.02: after ten draws at random it looks there, unless every loss was alike."""
+    search, distances = Suggestions(tmp_path, SPACE, JOB, begun=[], past=[], seed=0), []
+    for number in range(40):
+        rate = search.suggest(str(number))["given"]["training.learning_rate"]
+        distances.append(abs(math.log10(rate / 0.02)))
+        search.on_trial_complete(str(number), {VALUE: distances[-1] if told else 1.0})
+    assert (statistics.median(distances[10:]) < 0.6) is told
 
 
 def test_planned_trials_do_not_depend_on_how_many_there_are() -> None:

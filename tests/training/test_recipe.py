@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from hyena_glt.config import load_config
 from hyena_glt.data.batches import Batch
 from hyena_glt.errors import ClusterError
 from hyena_glt.training.checkpoint import resolve_checkpoint
 from hyena_glt.training.engine import Engine
 from hyena_glt.training.feed import Feed
 from hyena_glt.training.metrics import METRICS_FILE, Report, read_reports
+from hyena_glt.training.prepare import initial_model
+from tests.tiny_run import write_lambda_data
 from tests.training.in_process import losses, run
 
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -85,14 +89,55 @@ def crash(data: Path, folder: Path, *settings: str, after: int) -> None:
         run(data, folder, *settings, "logging.save_interval=1")
 
 
+def broken_and_unbroken(data: Path, folder: Path, *settings: str, broken_at: int) -> tuple[Path, Path]:
+    """The same run twice: one crashed after so many steps and went on."""
+    run(data, folder / "unbroken", *settings)
+    crash(data, folder / "broken", *settings, after=broken_at)
+    run(data, folder / "broken", *settings)
+    return folder / "broken", folder / "unbroken"
+
+
 @pytest.mark.parametrize("broken_at", [1, 2, 3, 5])
 def test_resume_in_the_middle_of_everything_is_exact(data: Path, tmp_path: Path, broken_at: int) -> None:
-    recipe = [STAGES, *CURRICULA, "training.max_steps=null"]
-    run(data, tmp_path / "unbroken", *recipe)
-    crash(data, tmp_path / "broken", *recipe, after=broken_at)
-    run(data, tmp_path / "broken", *recipe)
-    assert losses(tmp_path / "broken") == pytest.approx(losses(tmp_path / "unbroken"), abs=1e-6)
-    assert weights(tmp_path / "broken") == weights(tmp_path / "unbroken")
+    broken, unbroken = broken_and_unbroken(data, tmp_path, STAGES, *CURRICULA, "training.max_steps=null", broken_at=broken_at)
+    assert losses(broken) == losses(unbroken)
+    assert weights(broken) == weights(unbroken)
+
+
+@pytest.mark.parametrize("broken_at", [1, 2, 3, 4, 5])
+def test_resume_in_the_middle_of_batch_and_mixture_is_exact(
+    data: Path, other_data: Path, tmp_path: Path, batches: list[Batch], broken_at: int
+) -> None:
+    domains = f"[{data}, {other_data}]"
+    settings = [
+        f"data.train_path={domains}", f"data.val_path={domains}",
+        "curriculum.batch_size={values: [0.5, 1, 0.25], at: [2, 4], by: step}",
+        "curriculum.mixture_weights={values: [[9, 1], [1, 9], [1, 1]], at: [3, 5], by: step}",
+    ]
+    broken, unbroken = broken_and_unbroken(data, tmp_path, *settings, broken_at=broken_at)
+    assert [len(batch.inputs) for batch in batches[:6]] == [2, 2, 4, 4, 1, 1]
+    drawn = [report["rows/lambda"] for report in reports(unbroken, "train")]
+    assert drawn[2] / 8 < 0.3 and (drawn[4] - drawn[2]) / 5 > 0.5, "the weights of the mixture turned after step 3"
+    assert [report["rows/lambda"] for report in reports(broken, "train")] == drawn
+    assert losses(broken) == losses(unbroken)
+    assert weights(broken) == weights(unbroken)
+
+
+def test_learned_positions_wait_until_a_row_reaches_them(data: Path, tmp_path: Path) -> None:
+    """Four steps at 16 tokens, then two at 64: the vectors behind the 16th are the initial ones until then, whatever moves the others."""
+    curriculum = "curriculum.sequence_length={values: [16, 64], at: [4], by: step}"
+    run(data, tmp_path, "model.position_encoding=learned", "training.weight_decay=0.1", "logging.save_interval=1", curriculum)
+    at = [load_file(tmp_path / f"checkpoints/step_{step:08d}/model.safetensors")["backbone.positions.weight"] for step in (1, 4, 5)]
+    cfg = load_config(tmp_path / "checkpoints/step_00000001/config.yaml")
+    initial = initial_model(cfg, vocab_size=4, causal=True).backbone.positions.weight
+    assert torch.equal(at[0][16:], initial[16:]) and torch.equal(at[1][16:], initial[16:])
+    assert not torch.isclose(at[1][:15], initial[:15]).all(1).any() and not torch.isclose(at[2][16:63], initial[16:63]).all(1).any()
+
+
+@pytest.fixture(scope="module")
+def other_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phage lambda alone, a second domain."""
+    return write_lambda_data(tmp_path_factory.mktemp("other") / "lambda", {"kind": "char"}, max_length=64)
 
 
 def test_a_plateau_moves_a_curriculum_and_ends_a_stage(data: Path, tmp_path: Path, batches: list[Batch]) -> None:

@@ -65,6 +65,18 @@ def test_patience_ends_a_stage_early_and_changes_nothing_before():
     assert early.total_steps == 14 and early.rows_before(14) == 14 * GLOBAL_ROWS
 
 
+@given(
+    intervals=st.lists(st.one_of(st.none(), st.integers(1, 9)), min_size=1, max_size=3), every=st.integers(1, 9),
+    lengths=st.lists(st.integers(1, 8), min_size=3, max_size=3), early=st.integers(1, 8),
+)
+def test_validations_are_where_the_loop_makes_them(intervals, every, lengths, early):
+    named = zip("abc", intervals, lengths, strict=False)
+    plan = plan_of(stages=tuple(StageConfig(name=name, steps=n, eval_interval=own) for name, own, n in named), moves={"stage": [early]})
+    steps = range(1, plan.total_steps + 1)
+    due = [step for step in steps if step % (plan.stage(step - 1).eval_interval or every) == 0 or step == plan.total_steps]
+    assert plan.timeline.validations(every) == due
+
+
 def test_a_plateau_gives_a_curriculum_its_next_value():
     lengths = CurriculumConfig(sequence_length=SequenceLengthCurriculum(values=(2, 4, 8), at=(2, 3), by="plateau"))
     assert {plan_of(lengths, max_steps=9).stretch(step).sequence_length for step in range(9)} == {2}
