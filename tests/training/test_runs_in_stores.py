@@ -287,6 +287,7 @@ def ray_beside(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(scratch))
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_beside")
 def test_two_workers_on_ray(data: Path, bucket: Url, tmp_path: Path, unbroken: Path) -> None:
     folder = bucket / "runs/a"
@@ -302,6 +303,7 @@ def test_two_workers_on_ray(data: Path, bucket: Url, tmp_path: Path, unbroken: P
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_beside")
 def test_one_worker_goes_on_where_two_were_on_ray(data: Path, bucket: Url, tmp_path: Path, unbroken: Path) -> None:
     for workers, steps in ((2, 4), (1, 6)):
