@@ -55,10 +55,10 @@ from hyena_glt.training.checkpoint import (
 from hyena_glt.training.copies import fetched
 from hyena_glt.training.feed import Course
 from hyena_glt.training.guard import is_impatient
-from hyena_glt.training.launch import choose_workers, least_workers, require_own_gpus, train_on_ray
+from hyena_glt.training.launch import choose_workers, require_own_gpus, train_on_ray
 from hyena_glt.training.metrics import METRICS_FILE, last_reports
 from hyena_glt.training.orders import Orders
-from hyena_glt.training.plan import Plan, plan_run, require_range, states
+from hyena_glt.training.plan import Plan, plan_run, sizes_in_range, states
 from hyena_glt.training.precision import choose_precision
 from hyena_glt.training.progress import progress_bar
 
@@ -101,7 +101,7 @@ def pretrain(
         _check_world_size(cfg, info, workers)
         moves, global_rows = (info.progress.moves, info.global_rows) if info else ({}, None)
         plan = plan_run(cfg, mixture, world_size=workers, global_rows=global_rows, moves=moves)
-        require_range(cfg, plan, least_workers(cfg, workers))
+        sizes = sizes_in_range(cfg, plan)
         if not use_gpu:
             choose_precision(cfg.hardware, "cpu")
         domains = planned_domains(cfg, plan, mixture)
@@ -116,7 +116,7 @@ def pretrain(
         _claim(cfg, run, mixture)
         with progress_bar(run, total_steps=plan.total_steps):
             train_on_ray(
-                cfg, run, workers=workers, use_gpu=use_gpu, bytes_needed=_bytes_needed(cfg, plan, mixture, use_gpu), orders=orders,
+                cfg, run, sizes=sizes, use_gpu=use_gpu, bytes_needed=_bytes_needed(cfg, plan, mixture, use_gpu), orders=orders,
             )
     return run_result(run)
 
@@ -293,10 +293,15 @@ def workers_on_cluster(cfg: Config) -> tuple[int, bool]:
     workers, use_gpu = choose_workers(cfg, num_gpus=num_gpus)
     require_own_gpus(cfg, workers=workers, use_gpu=use_gpu)
     if is_local(cfg.cluster.address):
-        _require_room(cfg, least_workers(cfg, workers), use_gpu, num_gpus)
+        _require_room(cfg, _least_workers(cfg, workers), use_gpu, num_gpus)
     elif not use_gpu and cfg.hardware.num_gpus is None:
         log.warning("this cluster has no GPU now, so CPUs train; to wait for GPUs, say how many by hardware.num_gpus")
     return workers, use_gpu
+
+
+def _least_workers(cfg: Config, workers: int) -> int:
+    """Of its `workers`, those that a run cannot do without."""
+    return cfg.cluster.train_workers[0] if isinstance(cfg.cluster.train_workers, tuple) else workers
 
 
 def _require_room(cfg: Config, workers: int, use_gpu: bool, num_gpus: int) -> None:

@@ -422,9 +422,7 @@ class ClusterConfig:
     storage_path: str | None = None
     """A folder or URL that every node sees; relative paths of the settings are below it. Default: the current folder; a job has none."""
     train_workers: int | tuple[int, int] | None = None
-    """Training workers; [min, max]: as many of these as there is room for, more as the cluster grows. Default: one a GPU, or one."""
-    resize_interval_s: float = 60.0
-    """Seconds between two looks whether there is room for more of [min, max] workers."""
+    """Training workers; [min, max]: at each start as many as there is room for and divide the global batch. Default: one a GPU, or one."""
     cpus_per_worker: int = 1
     """CPUs (and torch threads, without a GPU) of a training worker."""
     gpus_per_worker: float = 1.0
@@ -450,7 +448,7 @@ class ClusterConfig:
                 f"storage_path must be an absolute path or a URL, got {storage}",
             ),
             (0 < self.gpus_per_worker <= 1, f"gpus_per_worker must be above 0 and at most 1, got {self.gpus_per_worker}"),
-            *above_zero(self, "collective_timeout_s", "stall_timeout_s", "resize_interval_s"),
+            *above_zero(self, "collective_timeout_s", "stall_timeout_s"),
             *at_least(1, self, "cpus_per_worker", "num_cpus"),
             *at_least(0, self, "max_failures", "start_timeout_s"),
         )

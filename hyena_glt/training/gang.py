@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import ray
@@ -18,6 +18,8 @@ from ..errors import ClusterError
 
 SAY_S = 30.0
 """Between two lines on what is missing."""
+PLACED_S = 5
+"""In which a group is placed where there is room for it."""
 SILENT_S = 3.0
 """Before the first of them."""
 
@@ -59,6 +61,21 @@ def await_gang(gang: Gang, *, timeout_s: float) -> None:
                 log.warning("waiting for room for %s: %s; %s left", gang, _state(gang), _clock(timeout_s - (now - began)))
     finally:
         remove_placement_group(group)
+
+
+def largest_with_room(sizes: Sequence[int], resources: Mapping[str, float]) -> int:
+    """The first of some numbers of workers, largest first, that all fit now; the last where none does.
+
+    Not Ray Train's own choice out of a range: after a node was lost that waited for minutes for what the lost start had reserved.
+    """
+    for size in sizes[:-1]:
+        group = placement_group([dict(resources)] * size, strategy="PACK")
+        try:
+            if group.wait(timeout_seconds=PLACED_S):
+                return size
+        finally:
+            remove_placement_group(group)
+    return sizes[-1]
 
 
 def _state(gang: Gang) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -20,7 +20,7 @@ from ..data.storage import Location, remove_folder
 from ..errors import ClusterError, ConfigError, StorageError
 from .checkpoint import newest_step
 from .failures import is_out_of_memory, may_pass, raise_ours, reason
-from .gang import Gang, await_gang
+from .gang import Gang, await_gang, largest_with_room
 from .loop import train
 from .orders import Orders
 from .probe import Timing, probe, read_timing
@@ -41,15 +41,10 @@ log = logging.getLogger(__name__)
 
 
 def choose_workers(cfg: Config, *, num_gpus: int) -> tuple[int, bool]:
-    """(Number of workers, the most of a range, whether each has a GPU) on a cluster with `num_gpus` GPUs."""
+    """(Number of workers, of a range the most; whether each has a GPU) on a cluster with `num_gpus` GPUs."""
     wanted = cfg.hardware.num_gpus if cfg.hardware.num_gpus is not None else num_gpus
     workers = cfg.cluster.train_workers
     return (workers[1] if isinstance(workers, tuple) else workers) or max(1, wanted), wanted > 0
-
-
-def least_workers(cfg: Config, workers: int) -> int:
-    """With how many of its `workers` a run begins where there is no room for more."""
-    return cfg.cluster.train_workers[0] if isinstance(cfg.cluster.train_workers, tuple) else workers
 
 
 def require_own_gpus(cfg: Config, *, workers: int, use_gpu: bool) -> None:
@@ -63,21 +58,20 @@ def require_own_gpus(cfg: Config, *, workers: int, use_gpu: bool) -> None:
 
 
 def train_on_ray(
-    cfg: Config, run: Location, *, workers: int, use_gpu: bool, bytes_needed: Callable[[int], int], orders: Orders | None = None
+    cfg: Config, run: Location, *, sizes: Sequence[int], use_gpu: bool, bytes_needed: Callable[[int], int], orders: Orders | None = None
 ) -> None:
     """Train until the run has ended; ClusterError where `cluster.max_failures` restarts brought no new checkpoint.
 
     Restarts are made here and not by Ray Train, because bad data or a bad setting would fail the same way each time. Where a worker runs
     out of memory the next start has smaller micro-batches and more of them; `bytes_needed` estimates what `batch_size` rows take. Where
-    a node is withdrawn, the workers have saved and left, and the next start takes what room there is. With a range of workers Ray Train
-    chooses their number at each start, and starts anew by itself when the cluster has grown. `orders` lets another thread hold or stop
-    the run.
+    a node is withdrawn, the workers have saved and left, and the next start takes what room there is: `sizes` are the numbers of workers
+    that it may have, largest first. `orders` lets another thread hold or stop the run.
     """
     orders, failures = orders or Orders(run), 0
     saved = newest_step(run)
     while True:
         try:
-            if _fit_once(cfg, run, orders, workers=workers, use_gpu=use_gpu) != WITHDRAWN:
+            if _fit_once(cfg, run, orders, sizes=sizes, use_gpu=use_gpu) != WITHDRAWN:
                 return
             log.warning("a node is being withdrawn; its workers have saved, and the run goes on elsewhere")
             continue
@@ -130,27 +124,26 @@ def _with_smaller_batches(cfg: Config, bytes_needed: Callable[[int], int], reaso
 def probe_on_ray(cfg: Config, run: Location, *, workers: int, use_gpu: bool, steps: int) -> Timing:
     """Time `steps` steps in a folder that holds no run; ClusterError where the workers fail."""
     try:
-        _fit_once(cfg, run, Orders(run), workers=workers, use_gpu=use_gpu, probe_steps=steps)
+        _fit_once(cfg, run, Orders(run), sizes=[workers], use_gpu=use_gpu, probe_steps=steps)
     except ray.train.TrainingFailedError as error:
         raise_ours(error)
         raise ClusterError(f"the probe of {steps} steps failed: {reason(error)}") from error
     return read_timing(run)
 
 
-def _fit_once(cfg: Config, run: Location, orders: Orders, *, workers: int, use_gpu: bool, probe_steps: int | None = None) -> str | None:
+def _fit_once(
+    cfg: Config, run: Location, orders: Orders, *, sizes: Sequence[int], use_gpu: bool, probe_steps: int | None = None
+) -> str | None:
     """One start of the run; returns why it ended."""
     resources = {"CPU": float(cfg.cluster.cpus_per_worker)} | ({"GPU": cfg.cluster.gpus_per_worker} if use_gpu else {})
-    least = least_workers(cfg, workers)
-    await_gang(Gang(least, resources), timeout_s=cfg.cluster.start_timeout_s)
+    workers = largest_with_room(sizes, resources)
+    await_gang(Gang(workers, resources), timeout_s=cfg.cluster.start_timeout_s)
     storage, token = run / RAY_FOLDER, orders.start()
     trainer = TorchTrainer(
         _train_on_worker,
         train_loop_config={"config": config_to_dict(cfg), "run": str(run), "token": token, "probe_steps": probe_steps},
         torch_config=TorchConfig(backend=_backend(cfg, use_gpu), timeout_s=cfg.cluster.collective_timeout_s),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers if least == workers else (least, workers), use_gpu=use_gpu, resources_per_worker=resources,
-            elastic_resize_monitor_interval_s=cfg.cluster.resize_interval_s,
-        ),
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
         run_config=ray.train.RunConfig(
             name=token, storage_path=str(storage),
             # Every failure comes back to `train_on_ray`; by default Ray Train would start again by itself after some, unseen.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -170,24 +169,21 @@ def plan_run(
     )
 
 
-def require_range(cfg: Config, plan: Plan, least: int) -> None:
-    """ConfigError where some number of workers of a range cannot share the global batch, or divide the optimizer's state anew."""
-    if least == plan.world_size:
-        return
-    counts, training = range(least, plan.world_size + 1), cfg.training
-    unfit = [n for n in counts if plan.global_rows % (n * training.batch_size)]
-    if unfit:
-        steps = math.lcm(*counts) // plan.world_size  # in the batch of the most workers
-        raise ConfigError(
-            f"cluster.train_workers: any number from {least} to {plan.world_size} must divide the global batch of {plan.global_rows} rows "
-            f"in micro-batches of {training.batch_size}, and these do not: {', '.join(map(str, unfit))}. Let "
-            f"training.gradient_accumulation_steps be a multiple of {steps}, which makes the batch larger, or choose a smaller range"
-        )
-    if training.optimizer != "adamw" and cfg.hardware.zero_stage > 0:
+def sizes_in_range(cfg: Config, plan: Plan) -> list[int]:
+    """The numbers of workers that a run may have, largest first: those of its range that divide each global batch.
+
+    Raises ConfigError where the optimizer's state cannot be divided anew.
+    """
+    workers, training = cfg.cluster.train_workers, cfg.training
+    if not isinstance(workers, tuple):
+        return [plan.world_size]
+    if training.optimizer != "adamw" and cfg.hardware.zero_stage > 0 and workers[0] < workers[1]:
         raise ConfigError(
             f"cluster.train_workers: the number of workers of a range changes, and DeepSpeed can divide the state of adamw anew, not that "
             f"of {training.optimizer}; give one number, or set hardware.zero_stage to 0"
         )
+    batches = [plan.global_rows // training.batch_size, *(stretch.rows for stretch in plan.timeline.stretches)]
+    return [size for size in range(workers[1], workers[0] - 1, -1) if not any(batch % size for batch in batches)]
 
 
 def _notes(timeline: Timeline, global_rows: int, num_rows: int, width: int, padding_share: float) -> list[str]:

@@ -12,7 +12,7 @@ from ray.util import placement_group, placement_group_table, remove_placement_gr
 
 from hyena_glt.errors import ClusterError
 from hyena_glt.training import gang as module
-from hyena_glt.training.gang import Gang, await_gang
+from hyena_glt.training.gang import Gang, await_gang, largest_with_room
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -33,6 +33,13 @@ def test_room_is_found_at_once_and_left_for_the_run() -> None:
     await_gang(PAIR, timeout_s=10)
     assert is_tidy()
     await_gang(PAIR, timeout_s=10)  # the room of a group that has gone is free again, if not at once
+
+
+def test_a_range_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PLACED_S", 1)
+    assert largest_with_room([4, 2, 1], {"CPU": 1.0}) == 2
+    assert largest_with_room([4, 3], {"CPU": 1.0}) == 3, "the least is waited for"
+    assert is_tidy()
 
 
 def test_it_waits_until_another_has_left(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

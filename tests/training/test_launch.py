@@ -58,7 +58,7 @@ def batches(
 
     monkeypatch.setattr(launch, "_fit_once", fit)
     cfg = config_from_dict({"cluster": {"max_failures": 2}, "training": {"batch_size": batch_size, "gradient_accumulation_steps": 3}})
-    launch.train_on_ray(cfg, run, workers=2, use_gpu=False, bytes_needed=lambda rows: 10**9 + rows * 10**8)
+    launch.train_on_ray(cfg, run, sizes=[2], use_gpu=False, bytes_needed=lambda rows: 10**9 + rows * 10**8)
     return begun
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from hyena_glt.config import TrainingConfig
+from hyena_glt.config import ClusterConfig, Config, TrainingConfig
+from hyena_glt.config.recipe import BatchSizeCurriculum, CurriculumConfig
 from hyena_glt.errors import ConfigError
-from hyena_glt.training.plan import Plan, divide_batch, make_plan
+from hyena_glt.training.plan import Plan, divide_batch, make_plan, sizes_in_range
 
 
 def plan_of(world_size: int = 1, num_rows: int = 1000, width: int = 10, padding_share: float = 0.0, global_rows: int | None = None,
@@ -50,6 +53,31 @@ def test_workers_fit_or_the_message_names_all_that_do(global_rows, batch_size, w
     except ConfigError as error:
         assert world_size not in fitting
         assert str(error).endswith(f"these do: {', '.join(map(str, fitting)) or 'none'}")
+
+
+@given(
+    workers=st.tuples(st.integers(1, 6), st.integers(1, 6)).map(sorted), batch_size=st.integers(1, 4), steps=st.integers(1, 4),
+    ramp=st.integers(1, 12),
+)
+def test_the_sizes_of_a_range_are_those_whose_plan_can_be_made(workers, batch_size, steps, ramp):
+    training = {"batch_size": batch_size, "gradient_accumulation_steps": steps}
+    assume(ramp < workers[1] * batch_size * steps)
+    ramped = CurriculumConfig(batch_size=BatchSizeCurriculum(values=(ramp, workers[1] * batch_size * steps), at=(3,), by="step"))
+    cfg = replace(
+        Config(), training=TrainingConfig(max_steps=9, **training), cluster=ClusterConfig(train_workers=tuple(workers)), curriculum=ramped
+    )
+
+    def plan(size):
+        given = {"num_rows": 1000, "width": 10, "global_rows": workers[1] * batch_size * steps}
+        return make_plan(cfg.training, cfg.curriculum, world_size=size, **given)
+
+    possible = []
+    for size in range(workers[1], workers[0] - 1, -1):
+        with suppress(ConfigError):
+            plan(size)
+            possible.append(size)
+    assume(possible[:1] == [workers[1]])
+    assert sizes_in_range(cfg, plan(workers[1])) == possible
 
 
 @pytest.mark.parametrize(
