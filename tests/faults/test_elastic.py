@@ -17,6 +17,7 @@ CLOSE = 1e-5
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # three machines, two starts
 def test_workers_come_and_go_with_the_nodes(tmp_path: Path) -> None:
     data = write_lambda_data(tmp_path / "data", {"kind": "char"}, max_length=128)
     given = settings(
