@@ -23,6 +23,8 @@ SAVE_INTERVAL = 20
 STEPS_PER_FAULT = 120
 """More than any fault takes until the next one comes, so that the run has not ended when the last one does."""
 RECOVERY_S = 300.0
+READY = "will now block forever"
+"""What `ray start --block` says when the node has joined."""
 DISK_MIB = 256
 ENVIRONMENT = {
     "PYTHONPATH": f"{Path(__file__).parent / 'poison'}:{ROOT}", "OMP_NUM_THREADS": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -140,13 +142,18 @@ class Campaign:
         while len(self.nodes) < self.num_nodes:
             self._add(self._next_number, f"--address={self.address}")
             self._next_number += 1
+        for number in self.machines:
+            wait_until(lambda number=number: READY in self._log(number).read_text(), RECOVERY_S)
         if self._command is None or self._command.poll() is not None:
             self._start_command()
 
     def _add(self, number: int, *options: str) -> None:
         machine = self.machines[number] = self.switch.machine(number)
-        with (self.folder / f"machine{number}.log").open("ab") as log:
+        with self._log(number).open("wb") as log:
             machine.ray_starting(*options, "--block", env=self._environment(), said=log)
+
+    def _log(self, number: int) -> Path:
+        return self.folder / f"machine{number}.log"
 
     def _environment(self) -> dict[str, str]:
         return ENVIRONMENT | {"TEST_POISON": str(self.poison)}
