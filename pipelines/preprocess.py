@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from cluster.paths import placed
-from hyena_glt.config import Config, dump_config
+from hyena_glt.config import ClusterConfig, Config, dump_config
 from hyena_glt.data.manifest import Manifest
 from hyena_glt.data.plan import DataPlan, prepare
 from hyena_glt.data.preprocess import plan_only
@@ -14,10 +16,11 @@ from hyena_glt.data.preprocess import preprocess as run_stages
 from hyena_glt.data.resume import claim, refuse_other_run
 from hyena_glt.data.storage import Location
 from hyena_glt.errors import DataError
+from hyena_glt.training.gang import Gang, await_gang
 
 from ._command import run_as
 from ._progress import ProgressBar
-from ._ray import start_ray
+from ._ray import is_local, start_ray
 
 Result = dict[str, object]
 
@@ -43,7 +46,7 @@ def _dry_run(cfg: Config, progress: ProgressBar) -> Result:
     run = prepare(cfg, progress)
     refuse_other_run(run.output, run.destination, run.identity)
     print(dump_config(cfg), file=sys.stderr)
-    with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
+    with _ray_with_a_cpu(cfg.cluster):
         return describe_plan(plan_only(run, progress))
 
 
@@ -52,10 +55,19 @@ def _run(cfg: Config, progress: ProgressBar) -> Result:
     manifest = claim(run.output, run.destination, run.identity)
     if manifest:
         return describe(run.destination, manifest, None)
-    with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
+    with _ray_with_a_cpu(cfg.cluster):
         started = time.monotonic()  # the speed is that of the work, without Ray's start
         manifest = run_stages(run, progress)
         return describe(run.destination, manifest, time.monotonic() - started)
+
+
+@contextmanager
+def _ray_with_a_cpu(cluster: ClusterConfig) -> Iterator[None]:
+    """A running Ray that has a CPU free: on a cluster that has none Ray Data would wait for ever, and not say so."""
+    with start_ray(cluster.address, cluster.num_cpus):
+        if not is_local(cluster.address):
+            await_gang(Gang(1, {"CPU": 1.0}), timeout_s=cluster.start_timeout_s)
+        yield
 
 
 def describe(output: Location, manifest: Manifest, seconds: float | None) -> Result:

@@ -430,7 +430,7 @@ class ClusterConfig:
     max_failures: int = 3
     """Restarts after a worker or node was lost that bring no new checkpoint."""
     start_timeout_s: float = 1800.0
-    """How long a run waits for room for all of its workers, at the start and after a node was lost."""
+    """How long a run waits for room for all of its workers, at the start and after a node was lost; preprocessing for a first CPU."""
     stall_timeout_s: float = 600.0
     """Seconds without a step (validation and saving included) after which a worker writes its stack to the run folder."""
     collective_timeout_s: float = 1800.0

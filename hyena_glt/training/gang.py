@@ -1,7 +1,8 @@
-"""Wait until the cluster has room for all workers of a run at once; runs on the driver.
+"""Wait until the cluster has room for all workers of a command at once; runs on the driver.
 
 A run asks for all of its workers or for none. A placement group of the same shape, which an autoscaler takes for a demand, waits here, so
-that the user reads what is missing and waiting has an end; Ray Train's own group is then placed at once.
+that the user reads what is missing and waiting has an end; Ray Train's own group is then placed at once. Preprocessing waits the same way
+for a first worker; the others are Ray Data's to ask for.
 """
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ class Gang:
     workers: int
     resources: Mapping[str, float]
     """Of one worker, such as `{"CPU": 8, "GPU": 1}`."""
+    settings: str = ""
+    """Those by which one asks for less, where that is possible."""
 
     def __str__(self) -> str:
         return f"{self.workers} workers of {_spoken(self.resources)}" if self.workers > 1 else f"a worker of {_spoken(self.resources)}"
 
-    @property
-    def total(self) -> dict[str, float]:
-        """The resources of all workers."""
-        return {name: amount * self.workers for name, amount in self.resources.items()}
+    def fits(self, node: Mapping[str, float]) -> bool:
+        """Whether a node with these resources, all of them free, can hold a worker."""
+        return all(node.get(name, 0.0) >= amount for name, amount in self.resources.items())
 
 
 def await_gang(gang: Gang, *, timeout_s: float) -> None:
@@ -52,13 +54,14 @@ def await_gang(gang: Gang, *, timeout_s: float) -> None:
         while not group.wait(timeout_seconds=1):
             now = time.monotonic()
             if now - began > timeout_s:
+                less = f"Ask for less ({gang.settings}), or see" if gang.settings else "See"
                 raise ClusterError(
-                    f"{gang} found no room within {timeout_s:g} s (cluster.start_timeout_s): {_state(gang)}. Ask for less "
-                    f"(cluster.train_workers, cluster.cpus_per_worker, hardware.num_gpus), or look at why the cluster does not grow"
+                    f"{gang} found no room within {timeout_s:g} s (cluster.start_timeout_s): {_state(gang)}. {less} by `ray status` on the "
+                    f"cluster's head why the cluster does not grow"
                 )
             if now - said >= SAY_S:
-                said = now
-                log.warning("waiting for room for %s: %s; %s left", gang, _state(gang), _clock(timeout_s - (now - began)))
+                said, left = now, _clock(timeout_s - (now - began))
+                log.warning("waiting for room for %s: %s; gives up in %s (cluster.start_timeout_s)", gang, _state(gang), left)
     finally:
         remove_placement_group(group)
 
@@ -81,7 +84,11 @@ def largest_with_room(sizes: Sequence[int], resources: Mapping[str, float]) -> i
 def _state(gang: Gang) -> str:
     has, free = ray.cluster_resources(), ray.available_resources()
     there = {name: has.get(name, 0.0) for name in gang.resources}
-    return f"the cluster has {_spoken(there)}, of which {_spoken({name: free.get(name, 0.0) for name in there})} are free"
+    fitting = sum(gang.fits(node["Resources"]) for node in ray.nodes() if node["Alive"])
+    return (
+        f"the cluster has {_spoken(there)}, of which {_spoken({name: free.get(name, 0.0) for name in there})} are free, and "
+        f"{fitting or 'no'} node{'s' if fitting > 1 else ''} large enough for a worker"
+    )
 
 
 def _spoken(resources: Mapping[str, float]) -> str:

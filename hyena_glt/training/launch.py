@@ -29,6 +29,9 @@ from .worker import WITHDRAWN, ray_worker
 RAY_FOLDER = ".ray"
 """Ray Train's own bookkeeping inside the run folder; checkpoints are ours, so nothing in it is needed to go on."""
 
+GANG_SETTINGS = "cluster.train_workers, cluster.cpus_per_worker, hardware.num_gpus"
+"""What a run that finds no room may ask less by."""
+
 CONTROLLER_ENVIRONMENT = {
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # seconds of a notice are steps
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # a new node may still be loading its image
@@ -137,7 +140,7 @@ def _fit_once(
     """One start of the run; returns why it ended."""
     resources = {"CPU": float(cfg.cluster.cpus_per_worker)} | ({"GPU": cfg.cluster.gpus_per_worker} if use_gpu else {})
     workers = largest_with_room(sizes, resources)
-    await_gang(Gang(workers, resources), timeout_s=cfg.cluster.start_timeout_s)
+    await_gang(Gang(workers, resources, GANG_SETTINGS), timeout_s=cfg.cluster.start_timeout_s)
     storage, token = run / RAY_FOLDER, orders.start()
     trainer = TorchTrainer(
         _train_on_worker,

@@ -12,11 +12,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import ray
+from ray.util import placement_group, remove_placement_group
 
 from hyena_glt.config import Config, OutputConfig, PreprocessingConfig, SplitConfig, TokenizationConfig, dump_config
 from hyena_glt.data import dedup
 from hyena_glt.data.manifest import read_manifest
-from hyena_glt.errors import ConfigError, DataError, HyenaError
+from hyena_glt.errors import ClusterError, ConfigError, DataError, HyenaError
 from hyena_glt.tokenizers import load_tokenizer
 from pipelines._ray import start_ray
 from pipelines.preprocess import preprocess
@@ -212,6 +213,18 @@ def test_a_dry_run_shows_the_settings_counts_and_writes_nothing(folder, capsys):
     assert (result["inputs"], result["records"], result["bases"], result["width"]) == (3, 3, 48502 + 2 * 5386, 128)
     assert result["splits"]["test"] == {"windows": 38 + 5, "shards": 1} and result["splits"]["train"]["shards"] == 4
     assert result["dropped"]["split_gap"] == {"bases": 4 * 128}
+
+
+def test_a_cluster_without_a_free_cpu_is_not_waited_for_for_ever(tmp_path):
+    cfg = settings(GENOMES / "phix174.fa", tmp_path / "out")
+    cfg = replace(cfg, cluster=replace(cfg.cluster, address="auto", start_timeout_s=0))
+    others = placement_group([{"CPU": 2.0}])
+    ray.get(others.ready())
+    for dry_run in (True, False):
+        with pytest.raises(ClusterError, match=r"^a worker of 1 CPU found no room within 0 s .*: the cluster has 2 CPUs, .*\. See by"):
+            preprocess(cfg, dry_run=dry_run)
+    remove_placement_group(others)
+    preprocess(replace(cfg, cluster=replace(cfg.cluster, start_timeout_s=60)))
 
 
 def test_an_address_where_no_ray_answers():

@@ -52,13 +52,18 @@ def test_it_waits_until_another_has_left(monkeypatch: pytest.MonkeyPatch, caplog
     await_gang(PAIR, timeout_s=60)
     leaving.join()
     assert time.monotonic() - began > 1 and is_tidy()
-    assert re.search("waiting for room for 2 workers of 1 CPU: the cluster has 2 CPUs, of which . CPUs? are free; 0:5", caplog.text)
+    assert re.search(
+        r"waiting for room for 2 workers of 1 CPU: the cluster has 2 CPUs, of which . CPUs? are free, and 1 node large enough for a "
+        r"worker; gives up in 0:5. \(cluster\.start_timeout_s\)", caplog.text,
+    )
 
 
-def test_what_never_fits_is_a_sentence() -> None:
+@pytest.mark.parametrize(("settings", "remedy"), [("", "See"), ("tune.trials", "Ask for less (tune.trials), or see")])
+def test_what_never_fits_is_a_sentence(settings: str, remedy: str) -> None:
     with pytest.raises(ClusterError, match=re.escape(
         "a worker of 3 CPUs and 0.5 GPUs found no room within 0 s (cluster.start_timeout_s): the cluster has 2 CPUs and 0 GPUs, of which "
-    ) + r".* are free\. Ask for less \(cluster\.train_workers, cluster\.cpus_per_worker, hardware\.num_gpus\), or look at why the "
-        "cluster does not grow$"):
-        await_gang(Gang(1, {"CPU": 3.0, "GPU": 0.5}), timeout_s=0)
+    ) + r".* are free, and no node large enough for a worker\. " + re.escape(remedy) + (
+        " by `ray status` on the cluster's head why the cluster does not grow$"
+    )):
+        await_gang(Gang(1, {"CPU": 3.0, "GPU": 0.5}, settings), timeout_s=0)
     assert is_tidy()
