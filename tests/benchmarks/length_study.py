@@ -2,10 +2,13 @@
 
     hyena-glt preprocess race.yaml --input 20.fa.gz --output DATA/chr20
     hyena-glt preprocess tests/benchmarks/study/study.yaml --input BACTERIA --output DATA/bacteria
-    python tests/benchmarks/length_study.py run DATA OUT      # four sweeps by the command line, each as `hyena-glt sweep`
-    python tests/benchmarks/length_study.py table OUT         # results/length_study.{json,md} from what they left
+    python tests/benchmarks/length_study.py run DATA OUT      # sweeps by the command line, each as `hyena-glt sweep`
+    python tests/benchmarks/length_study.py table OUT         # results/length_study.{json,md} with what they left
 
-A trial takes the same rows in the same order whatever its lengths; it is compared at equal tokens, by its last validation.
+A trial takes the same rows in the same order whatever its lengths, and is compared by its last validation, at the full length. At equal
+tokens all trials take as many steps, five at a time on a GPU; at equal time, where the nine trials of a genome share it at once, as many
+as fit the time by a probe.
+Intervals are 95 % by Student's t; differences are taken seed by seed.
 """
 
 from __future__ import annotations
@@ -15,12 +18,13 @@ import json
 import statistics
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+from equal_time import STUDY, run_arms
 from page import write_page
 from scipy.stats import t as student
 
@@ -37,20 +41,39 @@ SWEEPS = {
     "lengths_chr20": ("chr20", "lengths", []), "lengths_bacteria": ("bacteria", "lengths", []),
     "rates_small": ("chr20", "rates", [*FLAT, *SIZES["128 x 4"]]), "rates_large": ("chr20", "rates", [*FLAT, *SIZES["256 x 8"]]),
 }
+TIMED = {"time_chr20": "chr20", "time_bacteria": "bacteria"}
+CLOSE = 0.05
+"""Times further apart than this are not called equal."""
 Record = dict[str, Any]
 
 
-def run(data: Path, out: Path, names: Iterable[str], settings: list[str]) -> None:
+def run(data: Path, out: Path, names: Iterable[str], settings: list[str], seconds: float, seeds: int) -> None:
     """Each sweep goes on where an earlier start of it ended."""
     for name in names:
-        dataset, space, own = SWEEPS[name]
-        given = [f"data.train_path={data / dataset}", f"tune.output_dir={out / name}", *own, *settings]
-        command = [
-            sys.executable, "-m", "hyena_glt.cli", "sweep", str(HERE / "study" / "study.yaml"),
-            "--space", str(HERE / "study" / f"{space}.yaml"), *{setting.split("=")[0]: setting for setting in given}.values(),
-        ]
-        subprocess.run(command, check=True)
-        (out / f"{name}.json").write_text(json.dumps(records(out / name), indent=1))
+        if name in TIMED:
+            found = run_timed(data, out / name, TIMED[name], settings, seconds, seeds)
+        else:
+            found = run_sweep(data, out, name, settings)
+        (out / f"{name}.json").write_text(json.dumps(found, indent=1))
+
+
+def run_sweep(data: Path, out: Path, name: str, settings: list[str]) -> list[Record]:
+    """One sweep of trials with as many tokens each."""
+    dataset, space, own = SWEEPS[name]
+    given = [f"data.train_path={data / dataset}", f"tune.output_dir={out / name}", *own, *settings]
+    command = [
+        sys.executable, "-m", "hyena_glt.cli", "sweep", str(STUDY / "study.yaml"), "--space", str(STUDY / f"{space}.yaml"),
+        *{setting.split("=")[0]: setting for setting in given}.values(),
+    ]
+    subprocess.run(command, check=True)
+    return records(out / name)
+
+
+def run_timed(data: Path, out: Path, dataset: str, settings: list[str], seconds: float, seeds: int) -> list[Record]:
+    """All arms side by side, for the same time each; the lengths of an arm stand beside its trials' own settings."""
+    out.mkdir(exist_ok=True)
+    arms = run_arms(out, [f"data.train_path={data / dataset}", *settings], seconds=seconds, seeds=seeds)
+    return [one | {"settings": {LENGTHS: lengths, **one["settings"]}} for folder, lengths in arms for one in records(folder)]
 
 
 def records(folder: Path) -> list[Record]:
@@ -83,20 +106,36 @@ def interval(values: list[float]) -> str:
 
 
 def length_rows(trials: list[Record]) -> list[list[str]]:
-    """A row for each choice of lengths; differences are from the full length throughout, seed by seed."""
-    by_lengths: dict[str, dict[int, Record]] = defaultdict(dict)
+    """A row for each choice of lengths; differences are from the full length throughout."""
+    choices: dict[str, dict[int, Record]] = defaultdict(dict)
     for one in trials:
         if one["status"] == "finished":
-            by_lengths["-".join(map(str, dict.fromkeys(one["settings"][LENGTHS])))][one["settings"][SEED]] = one
-    full = max(by_lengths, key=lambda name: (name.count("-") == 0, int(name.split("-")[0])))
-    base = {seed: bits(one) for seed, one in by_lengths[full].items()}
+            choices["-".join(map(str, dict.fromkeys(one["settings"][LENGTHS])))][seed(one)] = one
+    full = max(choices, key=lambda name: (name.count("-") == 0, int(name.split("-")[0])))
     rows = []
-    for name, seeds in by_lengths.items():
-        found = {seed: bits(one) for seed, one in sorted(seeds.items())}
-        less = [found[seed] - base[seed] for seed in found if seed in base]
-        seconds = ", ".join(f"{seeds[seed]['curve'][-1][0]:.0f}" for seed in found)
-        rows.append([name, str(len(seeds)), interval(list(found.values())), "-" if name == full else interval(less), seconds])
+    for name, seeds in choices.items():
+        ends = [one["curve"][-1] for _, one in sorted(seeds.items())]
+        tokens = f"{statistics.fmean(end[1] for end in ends) / 1e6:.1f}"
+        rows.append([name, str(len(seeds)), *compared(seeds, choices[full]), tokens, ", ".join(f"{end[0]:.0f}" for end in ends)])
     return rows
+
+
+def compared(seeds: dict[int, Record], base: dict[int, Record]) -> tuple[str, str]:
+    """Bits per base, and what they are more than those of `base`, seed by seed."""
+    more = [bits(one) - bits(base[number]) for number, one in seeds.items() if number in base]
+    return interval([bits(one) for one in seeds.values()]), "-" if seeds is base or not more else interval(more)
+
+
+def apart(trials: list[Record]) -> str:
+    """Whether the arms of a comparison at equal time really took the same."""
+    by_arm: dict[str, list[float]] = defaultdict(list)
+    for one in trials:
+        if one["status"] == "finished":
+            by_arm[str(one["settings"][LENGTHS])].append(one["curve"][-1][0])
+    means = [statistics.fmean(seconds) for seconds in by_arm.values()]
+    share = max(means) / min(means) - 1
+    verdict = "" if share <= CLOSE else f", more than {CLOSE:.0%}: **this is no comparison at equal time**"
+    return f"The slowest arm took {share:.1%} longer than the fastest (means of the seeds){verdict}."
 
 
 def bits(one: Record) -> float:
@@ -104,18 +143,23 @@ def bits(one: Record) -> float:
     return float(one["curve"][-1][2])
 
 
-def rate_rows(sizes: dict[str, list[Record]]) -> list[list[str]]:
-    """A row for each rate, a column for each size."""
-    rates = sorted({one["settings"][RATE] for trials in sizes.values() for one in trials})
-    rows = []
-    for rate in rates:
-        cells = []
-        for trials in sizes.values():
-            found = [bits(one) for one in trials if one["settings"][RATE] == rate and one["status"] == "finished"]
-            failed = sum(one["settings"][RATE] == rate and one["status"] == "failed" for one in trials)
-            cells.append((interval(found) if found else "-") + (f" ({failed} failed)" if failed else ""))
-        rows.append([f"{rate:g}", *cells])
-    return rows
+def seed(one: Record) -> int:
+    """That of the trial; the configuration's where the sweep has no seeds."""
+    return int(one["settings"].get(SEED, 0))
+
+
+def rate_rows(trials: list[Record]) -> list[list[str]]:
+    """A row for each rate; differences are from the rate that is best in the mean."""
+    rates: dict[float, dict[int, Record]] = defaultdict(dict)
+    for one in trials:
+        if one["status"] == "finished":
+            rates[one["settings"][RATE]][seed(one)] = one
+    best = min(rates.values(), key=lambda seeds: statistics.fmean(map(bits, seeds.values())))
+    failed = Counter(one["settings"][RATE] for one in trials if one["status"] == "failed")
+    return [
+        [f"{rate:g}", str(len(rates[rate])), *(compared(rates[rate], best) if rates[rate] else "--"), str(failed[rate])]
+        for rate in sorted({one["settings"][RATE] for one in trials})
+    ]
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -123,21 +167,25 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 def table(out: Path, results: Path) -> None:
-    """results/length_study.{json,md} of the sweeps whose records lie in `out`."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("*.json"))}
-    header = ["lengths", "seeds", "bits per base, equal tokens", "less the full length", "seconds, seed by seed"]
+    """length_study.{json,md} in `results`, with the records in `out` in the place of those of the same sweeps before."""
+    known = results / "length_study.json"
+    found = json.loads(known.read_text()) if known.exists() else {}
+    found |= {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("*.json"))}
     _, commands, about = str(__doc__).strip().split("\n\n")
     parts = ["# Curriculum of lengths, and the learning rate at two sizes", f"```sh\n{dedent(commands)}\n```", about]
-    for name, trials in found.items():
-        if name.startswith("lengths"):
-            parts += [f"## Lengths, {name.removeprefix('lengths_')}", _facts(trials), markdown(header, length_rows(trials))]
-    sizes = {size: found[name] for size, name in zip(SIZES, ("rates_small", "rates_large"), strict=True) if name in found}
-    if sizes:
-        parts += ["## Learning rate", _facts([one for trials in sizes.values() for one in trials]),
-                  markdown(["rate", *(f"{size}, bits per base" for size in sizes)], rate_rows(sizes))]
-    if missing := [name for name in SWEEPS if name not in found]:
+    for name, trials in sorted(found.items()):
+        kind, _, what = name.partition("_")
+        if kind == "rates":
+            size = dict(zip(("small", "large"), SIZES, strict=True))[what]
+            header = ["rate", "seeds", "bits per base", "more than the best", "failed"]
+            parts += [f"## Learning rate, {size}", _facts(trials), markdown(header, rate_rows(trials))]
+        else:
+            header = ["lengths", "seeds", "bits per base", "more than the full length", "million tokens", "seconds, seed by seed"]
+            equal, note = ("tokens", []) if kind == "lengths" else ("time", [apart(trials)])
+            parts += [f"## Lengths at equal {equal}, {what}", _facts(trials), markdown(header, length_rows(trials)), *note]
+    if missing := [name for name in (*SWEEPS, *TIMED) if name not in found]:
         parts.append(f"Not run: {', '.join(missing)}.")
-    (results / "length_study.json").write_text(json.dumps(found, indent=1) + "\n")
+    known.write_text(json.dumps(found, indent=1) + "\n")
     write_page(results / "length_study.md", "\n\n".join(parts))
 
 
@@ -146,22 +194,25 @@ def _facts(trials: list[Record]) -> str:
     parameters = ", ".join(f"{n:,}" for n in sorted({one["parameters"] for one in trials if one["parameters"]}))
     tokens = max(one["tokens"] for one in trials)
     seconds = statistics.median(one["curve"][-1][0] for one in trials if one["curve"])
-    return f"{devices}, five trials at a time; {parameters} parameters, {tokens:,} tokens, {seconds:.0f} s a trial (median)."
+    return f"{devices}; {parameters} parameters, up to {tokens:,} tokens, {seconds:.0f} s a trial (median)."
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "table"))
     parser.add_argument("folders", nargs="+", type=Path, metavar="[DATA] OUT")
-    parser.add_argument("--sweeps", nargs="*", default=list(SWEEPS), choices=list(SWEEPS))
+    parser.add_argument("--sweeps", nargs="*", default=[*SWEEPS, *TIMED], choices=[*SWEEPS, *TIMED])
     parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value", help="further settings of every trial")
+    parser.add_argument("--seconds", type=float, default=120, help="of training, for each trial at equal time")
+    parser.add_argument("--seeds", type=int, default=3, help="trials of each arm at equal time")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="where the table goes")
     args = parser.parse_args()
     if args.what == "run":
         data, out = args.folders
         out.mkdir(parents=True, exist_ok=True)
-        run(data, out, args.sweeps, args.set)
+        run(data, out, args.sweeps, args.set, args.seconds, args.seeds)
     else:
-        table(args.folders[0], HERE / "results")
+        table(args.folders[0], args.results)
 
 
 if __name__ == "__main__":
