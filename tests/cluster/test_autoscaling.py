@@ -165,7 +165,8 @@ def test_training_waits_for_its_gang_and_gives_it_back(cluster: Cluster, pretrai
 
 def test_a_gang_that_no_node_can_hold_is_refused_in_time(cluster: Cluster, pretraining: tuple[str, ...]) -> None:
     """And asks for no node meanwhile."""
-    refused = cluster.run(*pretraining, "cluster.train_workers=2", "cluster.cpus_per_worker=4", "cluster.start_timeout_s=4")
+    words = [word.replace("/run", "/refused") if word.startswith("training.output_dir") else word for word in pretraining]
+    refused = cluster.run(*words, "cluster.train_workers=2", "cluster.cpus_per_worker=4", "cluster.start_timeout_s=4")
     assert (refused.status, refused.result) == (1, {})
     assert refused.said.splitlines()[-1] == (
         "error: 2 workers of 4 CPUs found no room within 4 s (cluster.start_timeout_s): the cluster has 0 CPUs, of which 0 CPUs are free, "
