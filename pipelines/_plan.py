@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -39,14 +40,14 @@ def _words(item: tuple[str, Any]) -> str:
     return f"{name.replace('_', ' ')} {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')} {value}"
 
 
-def estimate(cfg: Config, plan: Plan, *, workers: int, use_gpu: bool, steps: int) -> dict[str, Any]:
+def estimate(cfg: Config, plan: Plan, *, sizes: Sequence[int], use_gpu: bool, steps: int) -> dict[str, Any]:
     """How long the whole run will take, from `steps` real steps, an evaluation and a save on the workers that it will have."""
-    timing = _probe(cfg, workers=workers, use_gpu=use_gpu, steps=steps)
+    timing = _probe(cfg, sizes=sizes, use_gpu=use_gpu, steps=steps)
     saves = -(-plan.total_steps // cfg.logging.save_interval)
     evaluations = len(plan.timeline.validations(cfg.logging.eval_interval))
     rows = plan.rows_before(plan.total_steps)
     seconds = rows * timing.seconds_per_row + evaluations * timing.evaluation_s + saves * timing.save_s
-    device, devices = "gpu" if use_gpu else "cpu", workers * cfg.cluster.devices_per_worker(use_gpu)
+    device, devices = "gpu" if use_gpu else "cpu", timing.workers * cfg.cluster.devices_per_worker(use_gpu)
     log.info(
         "about %s: %s steps at %s tokens/s (measured over %d steps), %d evaluations of %.1f s, %d checkpoints of %.1f s; starting and "
         "compiling come once on top (%.0f s)",
@@ -60,17 +61,17 @@ def estimate(cfg: Config, plan: Plan, *, workers: int, use_gpu: bool, steps: int
     }
 
 
-def _probe(cfg: Config, *, workers: int, use_gpu: bool, steps: int) -> Timing:
+def _probe(cfg: Config, *, sizes: Sequence[int], use_gpu: bool, steps: int) -> Timing:
     """A run of its own in a hidden folder beside the run folder, which every worker sees and which goes again."""
     beside = location(str(cfg.training.output_dir)).parent
     if isinstance(beside, Url):
-        return _probe_in_store(cfg, beside / f".probe-{token_hex(4)}", workers=workers, use_gpu=use_gpu, steps=steps)
+        return _probe_in_store(cfg, beside / f".probe-{token_hex(4)}", sizes=sizes, use_gpu=use_gpu, steps=steps)
     made = not beside.exists()
     beside.mkdir(parents=True, exist_ok=True)
     folder = Path(mkdtemp(prefix=".probe-", dir=beside))
     try:
         (folder / "checkpoints").mkdir()
-        return probe_on_ray(_without_services(cfg, folder), folder, workers=workers, use_gpu=use_gpu, steps=steps)
+        return probe_on_ray(_without_services(cfg, folder), folder, sizes=sizes, use_gpu=use_gpu, steps=steps)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if made:
@@ -78,9 +79,9 @@ def _probe(cfg: Config, *, workers: int, use_gpu: bool, steps: int) -> Timing:
                 beside.rmdir()
 
 
-def _probe_in_store(cfg: Config, folder: Url, *, workers: int, use_gpu: bool, steps: int) -> Timing:
+def _probe_in_store(cfg: Config, folder: Url, *, sizes: Sequence[int], use_gpu: bool, steps: int) -> Timing:
     try:
-        return probe_on_ray(_without_services(cfg, folder), folder, workers=workers, use_gpu=use_gpu, steps=steps)
+        return probe_on_ray(_without_services(cfg, folder), folder, sizes=sizes, use_gpu=use_gpu, steps=steps)
     finally:
         remove_folder(folder)
 

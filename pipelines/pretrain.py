@@ -109,7 +109,7 @@ def pretrain(
         if dry_run:
             planned = _dry_result(cfg, plan, mixture, use_gpu) | {"domains": domains}
             steps = PROBE_STEPS if probe_steps is None else probe_steps
-            return planned | (estimate(cfg, plan, workers=workers, use_gpu=use_gpu, steps=steps) if steps else {})
+            return planned | (estimate(cfg, plan, sizes=sizes, use_gpu=use_gpu, steps=steps) if steps else {})
         if info and _has_ended(info.progress, plan):
             log.warning("this run has ended already; its result follows. A longer run or more patience goes on")
             return run_result(run)

@@ -422,7 +422,10 @@ class ClusterConfig:
     storage_path: str | None = None
     """A folder or URL that every node sees; relative paths of the settings are below it. Default: the current folder; a job has none."""
     train_workers: int | tuple[int, int] | None = None
-    """Training workers; [min, max]: at each start as many as there is room for and divide the global batch. Default: one a GPU, or one."""
+    """Training workers; [min, max]: at each start as many as there is room for and divide the global batch, with GPUs if there are any.
+
+    Default: one a GPU, or one.
+    """
     cpus_per_worker: int = 1
     """CPUs (and torch threads, without a GPU) of a training worker."""
     gpus_per_worker: float = 1.0

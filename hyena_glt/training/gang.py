@@ -19,10 +19,10 @@ from ..errors import ClusterError
 
 SAY_S = 30.0
 """Between two lines on what is missing."""
-PLACED_S = 5
-"""In which a group is placed where there is room for it."""
 SILENT_S = 3.0
 """Before the first of them."""
+PLACED_S = 5
+"""In which a group is placed where there is room for it."""
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +69,13 @@ def await_gang(gang: Gang, *, timeout_s: float) -> None:
 def largest_with_room(sizes: Sequence[int], resources: Mapping[str, float]) -> int:
     """The first of some numbers of workers, largest first, that all fit now; the last where none does.
 
+    What the whole cluster cannot hold is not asked for: an autoscaler would take that for a demand.
     Not Ray Train's own choice out of a range: after a node was lost that waited for minutes for what the lost start had reserved.
     """
+    has = ray.cluster_resources()
     for size in sizes[:-1]:
+        if any(size * amount > has.get(name, 0.0) for name, amount in resources.items()):
+            continue
         group = placement_group([dict(resources)] * size, strategy="PACK")
         try:
             if group.wait(timeout_seconds=PLACED_S):

@@ -124,10 +124,10 @@ def _with_smaller_batches(cfg: Config, bytes_needed: Callable[[int], int], reaso
     return replace(cfg, training=replace(training, batch_size=size, gradient_accumulation_steps=steps))
 
 
-def probe_on_ray(cfg: Config, run: Location, *, workers: int, use_gpu: bool, steps: int) -> Timing:
+def probe_on_ray(cfg: Config, run: Location, *, sizes: Sequence[int], use_gpu: bool, steps: int) -> Timing:
     """Time `steps` steps in a folder that holds no run; ClusterError where the workers fail."""
     try:
-        _fit_once(cfg, run, Orders(run), sizes=[workers], use_gpu=use_gpu, probe_steps=steps)
+        _fit_once(cfg, run, Orders(run), sizes=sizes, use_gpu=use_gpu, probe_steps=steps)
     except ray.train.TrainingFailedError as error:
         raise_ours(error)
         raise ClusterError(f"the probe of {steps} steps failed: {reason(error)}") from error

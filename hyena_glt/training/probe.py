@@ -23,6 +23,7 @@ class Timing:
     """What was measured, over all workers."""
 
     steps: int
+    workers: int
     seconds_per_row: float
     """A row of a global batch."""
     tokens_per_s: float
@@ -50,7 +51,7 @@ def probe(cfg: Config, worker: Worker, steps: int) -> None:
         run.close()
     rows = steps * stretch.rows
     if worker.leads:
-        timing = Timing(steps, taking / rows, rows * run.plan.width / taking, evaluating, saving, start_s)
+        timing = Timing(steps, worker.world_size, taking / rows, rows * run.plan.width / taking, evaluating, saving, start_s)
         write_bytes(worker.run / TIMING_FILE, json.dumps(asdict(timing)).encode())
     worker.barrier()
 

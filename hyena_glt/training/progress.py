@@ -40,7 +40,9 @@ def progress_bar(run: Location, *, total_steps: int) -> Iterator[None]:
 def _follow(path: Location, offset: int, total_steps: int, done: threading.Event) -> None:
     interactive = sys.stderr.isatty()
     with tqdm(total=total_steps, unit="step", disable=not interactive, dynamic_ncols=True, file=sys.stderr, desc="training") as bar:
-        ended, stalled = False, stalled_ranks(path.parent)
+        ended, stalled = False, list[int]()
+        with suppress(OSError, StorageError):
+            stalled = stalled_ranks(path.parent)
         for poll in count():
             if ended:
                 return

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Protocol, TypeVar
 
-from ..data.storage import Location, Url, remove_file, upload
+from ..data.storage import Location, Url, first_line, remove_file, upload
 from ..errors import StorageError
 from ..files import atomic_write, scratch_folder
 from .checkpoint import CHECKPOINTS, COMMIT_FILE, CheckpointInfo
@@ -104,7 +104,8 @@ class Saver:
         began, step = time.monotonic(), wanted.info.progress.step
         staged = staging_folder(self.run, step, self.token)
         try:
-            with _folder_for(staged) as folder:
+            with ExitStack() as stack:
+                folder = self._insist(step, lambda: stack.enter_context(_folder_for(staged)))
                 self._write(part, wanted, folder, staged)
             if self.rank == 0:
                 self._await_parts(step, staged)
@@ -125,7 +126,8 @@ class Saver:
 
     def _upload(self, wanted: Wanted, folder: Path, names: list[str]) -> None:
         step, final = wanted.info.progress.step, self.run / CHECKPOINTS / wanted.info.name
-        if self.rank == 0:  # a damaged checkpoint, or one that this run has gone behind, ends before its files change
+        if self.rank == 0:  # a damaged checkpoint, or one that this run has gone behind, ends before its files change;
+            # what other ranks change before that their checksums tell
             self._insist(step, lambda: remove_file(final / COMMIT_FILE))
         for name in names:
             self._insist(step, partial(upload, folder / name, final / name))
@@ -149,7 +151,7 @@ class Saver:
                     raise _Abandoned
                 return act()
             except (OSError, RuntimeError, StorageError) as error:  # torch raises a RuntimeError where it cannot write
-                reason = f"the checkpoint of step {step} could not be written in {self.run} ({_first_line(error)})"
+                reason = f"the checkpoint of step {step} could not be written in {self.run} ({first_line(error)})"
                 if time.monotonic() + pause > deadline:
                     raise StorageError(
                         f"{reason} for {self.retry_s:g} s; make room or mend the storage, and run the same command to go on from the "
@@ -177,7 +179,3 @@ def _write_files(part: Part, texts: Mapping[str, str], folder: Path) -> list[str
     for name, text in texts.items():
         atomic_write(folder / name, text)
     return [*names, *texts]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,18 +1,24 @@
-"""Notice a worker that makes no step: its stack goes to a file of the run folder. Runs on the workers; the driver reads the files.
+"""Notice a worker that makes no step: its stacks go to a file of the run folder. Runs on the workers; the driver reads the files.
 
-To a run folder in an object store the desk's thread brings it, which needs that the interpreter is free, as where others are waited for.
+A thread of Python's watches, which sees nothing while the interpreter is held; a wait for other workers, the usual reason, does not hold
+it. `faulthandler` would see that too, but reads the stacks of running threads unguarded, and a worker that is only slow may die of it.
 """
 
 from __future__ import annotations
 
-import faulthandler
+import sys
+import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..data.storage import Location, names_in, size
 
 STACKS = "stacks"
+LOOKS = 10
+"""In the time after which a worker stands still."""
 
 
 def stack_file(rank: int) -> str:
@@ -24,17 +30,37 @@ def stack_file(rank: int) -> str:
 def watched(folder: Path, rank: int, limit_s: float) -> Iterator[Callable[[], None]]:
     """Gives what each step must call. Without a call for `limit_s`, all threads' stacks are written, and again after as long.
 
-    A thread of C writes them, which runs also where another holds the interpreter. A file that stayed empty is removed in the end.
+    What an earlier start wrote is removed.
     """
-    path = folder / stack_file(rank)
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w") as file:
-        try:
-            yield lambda: faulthandler.dump_traceback_later(limit_s, repeat=True, file=file)
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-    if not path.stat().st_size:
-        path.unlink()
+    path, done, seen = folder / stack_file(rank), threading.Event(), [time.monotonic()]
+    path.unlink(missing_ok=True)
+
+    def watch() -> None:
+        while not done.wait(limit_s / LOOKS):
+            if time.monotonic() - seen[0] > limit_s:
+                with suppress(OSError):  # the storage may be away too
+                    path.parent.mkdir(exist_ok=True)
+                    with path.open("a") as file:
+                        file.write(_stacks())
+                seen[0] = time.monotonic()
+
+    def step() -> None:
+        seen[0] = time.monotonic()
+
+    threading.Thread(target=watch, name="watchdog", daemon=True).start()
+    try:
+        yield step
+    finally:
+        done.set()
+
+
+def _stacks() -> str:
+    """Of every thread, the latest call last."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    frames = sys._current_frames()
+    return "\n".join(
+        f"Thread {names.get(number, number)}:\n{''.join(traceback.format_stack(frame))}" for number, frame in frames.items()
+    )
 
 
 def stalled_ranks(run: Location) -> list[int]:

@@ -105,7 +105,6 @@ class Worker:
 
             ray.train.report({key: value for key, value in report.items() if value is not None})
 
-
     def show(self, report: Report) -> None:
         """Put this worker's own figures on its node's metrics endpoint."""
         if self.gauges:

@@ -28,9 +28,12 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 from gpu_small import where  # noqa: E402
 from page import write_page  # noqa: E402
 
+from hyena_glt.training.orders import OWNER_FILE  # noqa: E402
+
 RESULTS = Path(__file__).parent / "results"
 LENGTH, ROWS = 1024, 64
-TOKEN = "torchrun"
+OWNER = "benchmark"
+"""Of the run folder, in place of a start's token."""
 LIMIT_S = 400.0
 Row = dict[str, Any]
 
@@ -58,12 +61,13 @@ def by_ray(config: Path, run: Path, args: argparse.Namespace) -> list[str]:
 def by_torchrun(config: Path, run: Path, args: argparse.Namespace) -> list[str]:
     """The same loop in processes of torch's launcher, on the folder that it expects."""
     (run / "checkpoints").mkdir(parents=True)
-    (run / ".owner").write_text(TOKEN)
+    (run / OWNER_FILE).write_text(OWNER)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={args.workers}"]
     return [*launcher, __file__, "--worker", str(config), *args.overrides]
 
 
-WAYS = {"Ray Train": by_ray, "torchrun": by_torchrun}
+RAY, TORCHRUN = "Ray Train", "torchrun"
+WAYS = {RAY: by_ray, TORCHRUN: by_torchrun}
 
 
 def work(config: str, overrides: list[str]) -> None:
@@ -82,7 +86,7 @@ def work(config: str, overrides: list[str]) -> None:
         torch.cuda.set_device(device)
     torch.set_num_threads(cfg.cluster.cpus_per_worker)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    train(cfg, Worker(rank, world, device, Path(str(cfg.training.output_dir)), TOKEN))
+    train(cfg, Worker(rank, world, device, Path(str(cfg.training.output_dir)), OWNER))
     dist.destroy_process_group()
 
 
@@ -95,9 +99,11 @@ def measure(way: str, data: Path, folder: Path, args: argparse.Namespace) -> Row
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     began = time.monotonic()
-    with (args.out / f"ray_train_{TOKEN if way == TOKEN else 'ray'}.log").open("w") as log:
+    with (args.out / f"ray_train_{way.split()[0].lower()}.log").open("w") as log:
         done = subprocess.run(WAYS[way](config, run, args), stdout=log, stderr=log, timeout=LIMIT_S, env=environment)
-    row = {"way": way, "exit_status": done.returncode, "wall_s": round(time.monotonic() - began, 1)}
+    if done.returncode:
+        raise SystemExit(f"{way} failed; see {log.name}")
+    row = {"way": way, "wall_s": round(time.monotonic() - began, 1)}
     return row | figures(run / "metrics.jsonl") | where(run / "environment.json")
 
 
@@ -131,7 +137,7 @@ def write(report: Row, out: Path) -> None:
              for row in rows]
     medians = {way: statistics.median(found) for way in WAYS if (found := [row["tokens_per_s"] for row in rows if row["way"] == way])}
     if len(medians) == len(WAYS):
-        text += ["", f"Medians: Ray Train has {medians['Ray Train'] / medians[TOKEN]:.2%} of torchrun's tokens/s."]
+        text += ["", f"Medians: Ray Train has {medians[RAY] / medians[TORCHRUN]:.2%} of torchrun's tokens/s."]
     write_page(out / "ray_train.md", "\n".join(text))
 
 

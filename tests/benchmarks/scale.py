@@ -31,6 +31,7 @@ import pyarrow as pa
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
+from page import cpu_name  # noqa: E402
 from scale_report import Row, write  # noqa: E402
 
 from hyena_glt.config import config_from_dict  # noqa: E402
@@ -217,16 +218,18 @@ def actor_rows(folder: Path, num_actors: int, ranks: int, steps: int) -> Row:
 
 def commit_row(folder: Path, num_files: int) -> Row:
     """Commit a checkpoint of one small file a rank, and find it again."""
-    from hyena_glt.training.checkpoint import CheckpointInfo, Progress, clear_staging_folder, commit, newest_whole, prune
+    from hyena_glt.training.checkpoint import CheckpointInfo, Progress, newest_whole
+    from hyena_glt.training.commit import ALONE, commit, empty_staging_folder, list_part, prune
 
     row: Row = {"rank_files": num_files}
     for step in (1, 2, 3):
-        shards = clear_staging_folder(folder, step) / "optimizer"
+        staged = empty_staging_folder(folder, step, ALONE)
+        shards = staged / "optimizer"
         shards.mkdir()
         for rank in range(num_files):
             (shards / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").write_bytes(bytes(1000))
         info = CheckpointInfo(progress=Progress(step=step), world_size=num_files, zero_stage=1, global_rows=1, data_checksum="0")
-        row["commit_s"] = median_s(lambda info=info: commit(folder, info), 1)
+        row["commit_s"] = median_s(lambda info=info, staged=staged: (list_part(staged), commit(folder, staged, info)), 1)
     warnings: list[str] = []
     row["find_s"] = median_s(lambda: newest_whole(folder, warnings), 5)
     row["prune_s"] = median_s(lambda: prune(folder, keep=1), 1)
@@ -255,11 +258,6 @@ def decode_row(folder: Path) -> Row:
         writer.write_table(pa.table(dict(zip(row_format.schema.names, columns, strict=True)), row_format.schema))
     seconds = median_s(lambda: read_row_group(path, 0, GROUP_ROWS, "input_ids", packing), 20)
     return {"group_bytes": path.stat().st_size, "group_s": seconds, "tokens_per_s": GROUP_ROWS * WIDTH / seconds}
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return f"{next(line for line in lines if line.startswith('model name')).partition(':')[2].strip()} x {os.cpu_count()}"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The tables of `scale`: its rows in, scale.json and scale.md out. What stands in scale.md from `NOTES` on is kept."""
+"""The tables of `scale`: its rows in, scale.json and scale.md out. The notes of the page are kept."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import math
 from pathlib import Path
 from typing import Any
 
+from page import write_page
+
 Row = dict[str, Any]
-NOTES = "## Notes"
 
 
 def write(report: Row, out: Path) -> None:
     """The report as JSON and as tables."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "scale.json").write_text(json.dumps(report, indent=1) + "\n")
-    page = out / "scale.md"
-    notes = page.read_text().partition(NOTES)[1:] if page.exists() else ()
     text = [*_head(report), *_plan(report), *(_actors(report) if "actors" in report else []), *_commit(report), *_decode(report)]
-    page.write_text("\n".join([*text, "".join(notes)]).rstrip() + "\n")
+    write_page(out / "scale.md", "\n".join(text))
 
 
 def _head(report: Row) -> list[str]:

@@ -70,7 +70,11 @@ class Campaign:
         if self.has_own_disk:  # before there are machines, which are to see it
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(self._mounted)], check=True)
         self.give_back_storage()
-        self.put_right()
+        try:
+            self.put_right()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -143,7 +147,8 @@ class Campaign:
             self._add(self._next_number, f"--address={self.address}")
             self._next_number += 1
         for number in self.machines:
-            wait_until(lambda number=number: READY in self._log(number).read_text(), RECOVERY_S)
+            log = self._log(number)
+            wait_until(lambda log=log: READY in log.read_text(), RECOVERY_S, said=log.read_text)
         if self._command is None or self._command.poll() is not None:
             self._start_command()
 

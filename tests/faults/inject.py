@@ -100,7 +100,7 @@ def damage_a_shard(campaign: Campaign) -> str:
     content = bytearray(path.read_bytes())
     content[campaign.rng.randrange(len(content))] ^= 1 << campaign.rng.randrange(8)
     path.write_bytes(content)
-    campaign.wait_until_said(path.name, RECOVERY_S)  # by the new start
+    campaign.wait_until_said(path.relative_to(folder.parent).as_posix(), RECOVERY_S)  # by the new start
     return f"{folder.name}/{path.name}"
 
 

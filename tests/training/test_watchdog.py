@@ -18,13 +18,13 @@ def test_who_steps_in_time_leaves_nothing(tmp_path: Path) -> None:
     with watched(tmp_path, 0, 5.0) as alive:
         for _ in range(3):
             alive()
-    assert list((tmp_path / "stacks").iterdir()) == [] and stalled_ranks(tmp_path) == []
+    assert not (tmp_path / "stacks").exists() and stalled_ranks(tmp_path) == []
 
 
 def test_each_worker_that_stands_still_is_known(tmp_path: Path) -> None:
     with watched(tmp_path, 12, 0.05) as alive:
         alive()
-        time.sleep(0.2)
+        time.sleep(0.5)
         assert stalled_ranks(tmp_path) == [12]
     assert "test_each_worker_that_stands_still_is_known" in (tmp_path / "stacks" / "rank_12.txt").read_text()
     with watched(tmp_path, 12, 5.0):

@@ -11,14 +11,17 @@ from contextlib import contextmanager
 from difflib import SequenceMatcher
 from typing import BinaryIO, cast
 
-from ...errors import DataError
+from ...errors import DataError, StorageError
 from ..fasta import BGZF_END
 from ..storage import Location, first_line, open_binary, size
 
 
 @contextmanager
 def unpacked(path: Location) -> Iterator[BinaryIO]:
-    """A file open for reading, uncompressed; DataError when it is missing, and when a compressed one is cut short or damaged."""
+    """A file open for reading, uncompressed; DataError when it is missing, and when a compressed one is cut short or damaged.
+
+    StorageError where the disk or the network fails.
+    """
     try:
         with io.BufferedReader(open_binary(path)) as file:
             start = file.read(18)
@@ -32,8 +35,10 @@ def unpacked(path: Location) -> Iterator[BinaryIO]:
         raise DataError(f"{path}: compressed file is cut short ({size(path):,} bytes); copy it again from its source") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: compressed file is damaged ({error}); copy it again from its source") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or first_line(error)}); correct the path") from error
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); correct the path") from error
+    except OSError as error:  # no DataError, at which what is written already goes
+        raise StorageError(f"{path}: could not be read ({first_line(error)}); when that is cured, the same command goes on") from error
 
 
 def numbered_lines(path: Location) -> Iterator[tuple[int, str]]:
