@@ -20,15 +20,16 @@ from tests.cluster.head import wait_until
 from tests.cluster.machines import Machine, machines, must_end_well
 from tests.tiny_run import LAMBDA
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ADDRESS = "10.77.0.1:6379"
 HEAD_TYPE, HEAD_ID = "ray.head.default", "f" * 51 + "00000"
 """What the provider of fake nodes takes for the head."""
 HEAD_ALONE = Counter(head=1)
-IDLE_S = 6
+IDLE_S = 10
+"""After which a node goes; Ray Train, which asks anew for the room that the gang has found, must be quicker, or it waits once more."""
 SHRINK_S = 90
-"""In which a node that has been idle so long must have gone, where the machine is busy."""
+"""In which it must have gone, where the machine is busy."""
 
 COMMANDS = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
 CLUSTER = {
@@ -111,7 +112,6 @@ class Cluster:
         )
         out, said = process.communicate(timeout=240)
         wait_until(self.is_alone, SHRINK_S, said=lambda: f"{self.census()[-1]}\n{said}")
-        print(out, said, self.census()[first:], sep="\n")
         return Ended(process.returncode, json.loads(out.splitlines()[-1]) if out else {}, said, self.census()[first:])
 
 
@@ -140,7 +140,7 @@ def preprocessed(cluster: Cluster) -> Ended:
 @pytest.fixture(scope="module")
 def pretraining(cluster: Cluster, preprocessed: Ended) -> tuple[str, ...]:
     """The words of a small run."""
-    return ("pretrain", f"data.train_path={cluster.data}", f"training.output_dir={cluster.folder / 'run'}", *PRETRAIN)
+    return ("pretrain", f"data.train_path={cluster.data}", "cluster.train_workers=2", *PRETRAIN)
 
 
 def test_preprocessing_gets_a_node_and_gives_it_back(preprocessed: Ended) -> None:
@@ -153,20 +153,22 @@ def test_preprocessing_gets_a_node_and_gives_it_back(preprocessed: Ended) -> Non
 
 def test_training_waits_for_its_gang_and_gives_it_back(cluster: Cluster, pretraining: tuple[str, ...]) -> None:
     """Two workers, each of which needs a whole node."""
-    trained = cluster.run(*pretraining, "cluster.train_workers=2", "cluster.cpus_per_worker=3", "cluster.start_timeout_s=200")
+    room = ("cluster.cpus_per_worker=3", "cluster.start_timeout_s=200")
+    trained = cluster.run(*pretraining, f"training.output_dir={cluster.folder / 'run'}", *room)
     assert (trained.status, trained.result.get("steps")) == (0, 4), trained.said
     assert re.search(
         r"waiting for room for 2 workers of 3 CPUs: the cluster has [03] CPUs, of which [03] CPUs are free, and (no node|1 node) large "
-        r"enough for a worker; gives up in 3:1\d \(cluster\.start_timeout_s\)", trained.said,
+        r"enough for a worker; gives up in [23]:\d\d \(cluster\.start_timeout_s\)", trained.said,
     ), trained.said
     assert trained.census[0] == HEAD_ALONE
     assert (trained.most("cpu"), trained.most("gpu")) == (0, 2)
 
 
+@pytest.mark.long
 def test_a_gang_that_no_node_can_hold_is_refused_in_time(cluster: Cluster, pretraining: tuple[str, ...]) -> None:
     """And asks for no node meanwhile."""
-    words = [word.replace("/run", "/refused") if word.startswith("training.output_dir") else word for word in pretraining]
-    refused = cluster.run(*words, "cluster.train_workers=2", "cluster.cpus_per_worker=4", "cluster.start_timeout_s=4")
+    room = ("cluster.cpus_per_worker=4", "cluster.start_timeout_s=4")
+    refused = cluster.run(*pretraining, f"training.output_dir={cluster.folder / 'refused'}", *room)
     assert (refused.status, refused.result) == (1, {})
     assert refused.said.splitlines()[-1] == (
         "error: 2 workers of 4 CPUs found no room within 4 s (cluster.start_timeout_s): the cluster has 0 CPUs, of which 0 CPUs are free, "
