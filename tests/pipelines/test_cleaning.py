@@ -48,7 +48,8 @@ def test_each_base_that_leaves_is_counted_with_its_reason(tmp_path: Path) -> Non
     first = LETTERS[: NUM_WINDOWS * WINDOW]
     near = with_a_change_in_each_window(first)
     inputs = fasta(
-        tmp_path / "in.fa", first=first, near=near, other_strand=other_strand(with_a_change_in_each_window(near)), again=first,
+        tmp_path / "in.fa", first=first, near=near, other_strand=other_strand(with_a_change_in_each_window(near)),
+        again=first + LETTERS[-WINDOW:],
         simple=b"A" * WINDOW + b"AC" * (WINDOW // 2),
     )
     # One letter of 128 takes 21 of 108 k-mers: of all that either has 67 % are in common, after two changes 50 %.
@@ -57,9 +58,8 @@ def test_each_base_that_leaves_is_counted_with_its_reason(tmp_path: Path) -> Non
     )
     preprocess(cfg)
     rows, dropped = stored_rows(tmp_path / "out")["train"], read_manifest(tmp_path / "out").dropped
-    assert [row[1:3] for row in rows] == [("first", WINDOW * number) for number in range(NUM_WINDOWS)]
+    assert [row[1:3] for row in rows] == [*(("first", WINDOW * number) for number in range(NUM_WINDOWS)), ("again", NUM_WINDOWS * WINDOW)]
     wanted = {"near_duplicate_windows": 2 * NUM_WINDOWS, "duplicate_windows": NUM_WINDOWS, "low_complexity_windows": 2}
-    print(dropped)
     found = {reason: counts for reason, counts in dropped.items() if counts.get("windows")}
     assert found == {reason: {"windows": number, "bases": number * WINDOW} for reason, number in wanted.items()}
 
