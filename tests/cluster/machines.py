@@ -33,12 +33,14 @@ class Holder:
     """The first process of new namespaces, whose end ends all in them."""
 
     def __init__(self, *namespaces: str) -> None:
-        fork = ["--fork", "--kill-child"] if "--pid" in namespaces else []
-        # A shell, as the first process of a machine must bury the orphans that it is given: Ray waits for those that are defunct.
-        self.process = subprocess.Popen(["unshare", *namespaces, *fork, "bash", "-c", "sleep infinity & wait"])
+        fork, sleeper = [], ["sleep", "infinity"]
+        if "--pid" in namespaces:
+            # A shell, as the first process of a machine must bury the orphans that it is given: Ray waits for those that are defunct.
+            fork, sleeper = ["--fork", "--kill-child"], ["bash", "-c", "sleep infinity & wait"]
+        self.process = subprocess.Popen(["unshare", *namespaces, *fork, *sleeper])
         self.pid = _child(self.process.pid) if fork else self.process.pid
         """As seen from outside."""
-        while Path(f"/proc/{self.pid}/comm").read_text().strip() != "bash":
+        while Path(f"/proc/{self.pid}/comm").read_text().strip() != sleeper[0]:
             time.sleep(0.01)
 
     def end(self) -> None:

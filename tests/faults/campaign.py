@@ -142,13 +142,12 @@ class Campaign:
             for machine in self.nodes:  # they have lost their head, and a cloud starts them anew
                 self.switch_off(machine)
             self._add(1, "--head", f"--port={self.port}", "--include-dashboard=false", "--num-cpus=0")
-            wait_until(self._head_answers, 60)
+            self._wait_for(1)
         while len(self.nodes) < self.num_nodes:
             self._add(self._next_number, f"--address={self.address}")
             self._next_number += 1
         for number in self.machines:
-            log = self._log(number)
-            wait_until(lambda log=log: READY in log.read_text(), RECOVERY_S, said=log.read_text)
+            self._wait_for(number)
         if self._command is None or self._command.poll() is not None:
             self._start_command()
 
@@ -160,11 +159,13 @@ class Campaign:
     def _log(self, number: int) -> Path:
         return self.folder / f"machine{number}.log"
 
+    def _wait_for(self, number: int) -> None:
+        """Until a machine is up."""
+        log = self._log(number)
+        wait_until(lambda: READY in log.read_text(), RECOVERY_S, said=log.read_text)
+
     def _environment(self) -> dict[str, str]:
         return ENVIRONMENT | {"TEST_POISON": str(self.poison)}
-
-    def _head_answers(self) -> bool:
-        return self.head.run(["bash", "-c", f"echo > /dev/tcp/{self.head.address}/{self.port}"]).returncode == 0
 
     def switch_off(self, machine: Machine | Node) -> None:
         """Without a word to anybody."""
