@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,9 +27,10 @@ ANSWER_S = 10.0
 def ask_for_token() -> None:
     """Let this process show and demand the token from now on, if it has one and was not told otherwise.
 
-    The driver of a job and a worker have their cluster's own mode already.
+    The driver of a job and a worker have their cluster's own mode already. Where Ray was imported before, it would not hear of it, and
+    its own default, which a cluster that it starts follows, would give way to what it has not heard.
     """
-    if not _inside() and token_place():
+    if not _inside() and "ray" not in sys.modules and token_place():
         os.environ.setdefault(MODE, "token")
 
 
@@ -120,8 +122,10 @@ def refused(address: str) -> ClusterError:
             f"{address}: this cluster asks for a token, and there is none here; write the cluster's own (`ray get-auth-token` on its head) "
             f"to ~/.ray/auth_token, readable by you alone, or name its file in RAY_AUTH_TOKEN_PATH"
         )
-    if os.environ.get(MODE, "").lower() != "token":
-        return ClusterError(f"{address}: this cluster asks for a token, and {MODE} is {os.environ.get(MODE)!r} here; leave it out")
+    if MODE not in os.environ:
+        return ClusterError(f"{address}: this cluster asks for a token, and Ray was imported before {MODE}=token was set; set it first")
+    if os.environ[MODE].lower() != "token":
+        return ClusterError(f"{address}: this cluster asks for a token, and {MODE} is {os.environ[MODE]!r} here; leave it out")
     return ClusterError(
         f"{address}: this cluster asks for another token than that in {place}; take the cluster's own (`ray get-auth-token` on its head)"
     )

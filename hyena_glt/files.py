@@ -16,7 +16,7 @@ from .errors import StorageError
 
 LEADS_OUT = r"^/|(^|/)\.\.(/|$)"
 """Names in a list of files that mean a place outside the folder of the list: absolute ones, and those with a step up."""
-SCRATCH = "hyena-glt-scratch-"
+SCRATCH_PREFIX = "hyena-glt-scratch-"
 SETTLED_S = 60.0
 """After so long a scratch folder that is not locked is nobody's."""
 
@@ -73,7 +73,7 @@ def scratch_folder(name: str | None = None) -> Iterator[Path]:
 
     Its owner holds a lock on it, so that those of processes that were killed are known, and go now.
     """
-    for old in Path(gettempdir()).glob(f"{SCRATCH}*"):
+    for old in Path(gettempdir()).glob(f"{SCRATCH_PREFIX}*"):
         with suppress(OSError):  # another user's, or gone meanwhile
             _remove_unowned(old)
     folder = scratch_path(name or token_hex(8))
@@ -89,7 +89,7 @@ def scratch_folder(name: str | None = None) -> Iterator[Path]:
 
 def scratch_path(name: str) -> Path:
     """Where the scratch folder of that name lies; nobody who does not know the name can have made it before."""
-    return Path(gettempdir()) / f"{SCRATCH}{name}"
+    return Path(gettempdir()) / f"{SCRATCH_PREFIX}{name}"
 
 
 def _remove_unowned(folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
-from hyena_glt.config.dump import in_words
+from hyena_glt.config.dump import spoken
 from hyena_glt.files import atomic_write
 from hyena_glt.training.trials import change_trial, read_trial
 
@@ -150,7 +150,7 @@ class Watch(tune.Callback):
     def _row(self, trial: str, status: str, settings: dict[str, Any], result: Mapping[str, Any], error: str | None) -> None:
         value = result.get(VALUE, math.nan)
         best = self._best.get(trial, math.nan)
-        cells = "  ".join(in_words(settings[path]).rjust(len(path.rpartition(".")[2])) for path in self._paths)
+        cells = "  ".join(spoken(settings[path]).rjust(len(path.rpartition(".")[2])) for path in self._paths)
         print(f"{trial:5}  {status:8}  {result.get('step', 0):>7,}  {result.get('tokens', 0):>13,}  {value:>12.4f}  {best:>8.4f}  {cells}"
               f"{f'  {error}' if error else ''}", file=sys.stderr)
 

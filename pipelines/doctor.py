@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from cluster.findings import Finding, Node, judge_links, judge_nodes, judge_stor
 from cluster.paths import with_storage
 from hyena_glt.config import Config
 from hyena_glt.data.mixture import as_paths
+from hyena_glt.data.storage import absolute
 from hyena_glt.training.preflight import versions
 
 from ._ray import start_ray
@@ -27,8 +27,8 @@ def doctor(cfg: Config) -> dict[str, Any]:
     `warnings` would slow it down or may end it later.
     """
     cfg = with_storage(cfg)
-    places = list(dict.fromkeys(_absolute(path) for path in (cfg.training.output_dir, cfg.output.path) if path))
-    inputs = [_absolute(path) for path in (*as_paths(cfg.data.train_path), *as_paths(cfg.data.val_path))]
+    places = list(dict.fromkeys(str(absolute(path)) for path in (cfg.training.output_dir, cfg.output.path) if path))
+    inputs = [str(absolute(path)) for path in (*as_paths(cfg.data.train_path), *as_paths(cfg.data.val_path))]
     with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
         found = examine(places, inputs)
     if not places:
@@ -40,10 +40,6 @@ def doctor(cfg: Config) -> dict[str, Any]:
     for finding in sorted(findings, key=lambda finding: not finding.breaks):
         print(f"{'error' if finding.breaks else 'warning'}: {finding.sentence}", file=sys.stderr)
     return _result(found, findings)
-
-
-def _absolute(path: str) -> str:
-    return path if "://" in path else os.path.abspath(path)
 
 
 def _judge(found: Examination) -> Iterator[Finding]:

@@ -33,7 +33,7 @@ from hyena_glt.config import (
 from hyena_glt.data.dataset import Rows
 from hyena_glt.data.manifest import TOKENIZER
 from hyena_glt.data.mixture import Mixture, as_paths, open_training, open_validation
-from hyena_glt.data.storage import Location, ensure_folder, is_folder, location, names_in, size, write_bytes
+from hyena_glt.data.storage import Location, absolute, ensure_folder, is_folder, location, names_in, size, write_bytes
 from hyena_glt.errors import CheckpointError, ClusterError, ConfigError
 from hyena_glt.inference.load import require_same_tokenizer
 from hyena_glt.model import build_model
@@ -43,6 +43,7 @@ from hyena_glt.tokenizers import load_tokenizer
 from hyena_glt.training.checkpoint import (
     CHECKPOINTS,
     CONFIG_FILE,
+    ENVIRONMENT_FILE,
     LATEST,
     WEIGHTS_FILE,
     CheckpointInfo,
@@ -61,6 +62,7 @@ from hyena_glt.training.orders import Orders
 from hyena_glt.training.plan import Plan, plan_run, sizes_in_range, states
 from hyena_glt.training.precision import choose_precision
 from hyena_glt.training.progress import progress_bar
+from hyena_glt.training.worker import INTERRUPTED
 
 from ._command import run_as
 from ._plan import PROBE_STEPS, announce_timeline, estimate
@@ -123,7 +125,7 @@ def pretrain(
 
 def with_run_folder(cfg: Config) -> Config:
     """`training.output_dir` as an absolute path or a URL."""
-    folder = _absolute(str(with_default_folders(cfg).training.output_dir))
+    folder = str(absolute(str(with_default_folders(cfg).training.output_dir)))
     return replace(cfg, training=replace(cfg.training, output_dir=folder))
 
 
@@ -150,7 +152,7 @@ def resolve(cfg: Config) -> tuple[Config, Mixture]:
     model = replace(cfg.model, vocab_size=fitting_vocab_size(cfg.model, mixture.tokenizer))
     cfg = replace(_with_the_datas_settings(cfg, mixture.rows[0]), model=model)
     if init_from := cfg.training.init_from:
-        cfg = replace(cfg, training=replace(cfg.training, init_from=_absolute(init_from)))
+        cfg = replace(cfg, training=replace(cfg.training, init_from=str(absolute(init_from))))
         _check_start(cfg, resolve_checkpoint(init_from), mixture)
     return cfg, mixture
 
@@ -168,13 +170,9 @@ def _waits_for_validation(cfg: Config) -> str | None:
 def _with_absolute_paths(data: DataConfig) -> DataConfig:
     paths = {name: getattr(data, name) for name in ("train_path", "val_path", "eval_data")}
     return replace(data, **{
-        name: tuple(map(_absolute, path)) if isinstance(path, tuple) else path and _absolute(path) for name, path in paths.items()
+        name: tuple(str(absolute(one)) for one in path) if isinstance(path, tuple) else path and str(absolute(path))
+        for name, path in paths.items()
     })
-
-
-def _absolute(path: str) -> str:
-    place = location(path)
-    return str(place.absolute() if isinstance(place, Path) else place)
 
 
 def _with_the_datas_settings(cfg: Config, rows: Rows) -> Config:
@@ -357,7 +355,7 @@ def _claim(cfg: Config, run: Location, mixture: Mixture) -> None:
     """Make the run folder this run's."""
     ensure_folder(run / CHECKPOINTS)
     write_bytes(run / CONFIG_FILE, dump_config(cfg).encode())
-    write_bytes(run / "environment.json", (json.dumps(environment(mixture), indent=1) + "\n").encode())
+    write_bytes(run / ENVIRONMENT_FILE, (json.dumps(environment(mixture), indent=1) + "\n").encode())
 
 
 def environment(mixture: Mixture) -> dict[str, Any]:
@@ -399,7 +397,7 @@ def run_result(run: Location) -> dict[str, Any]:
     reports = last_reports(run / METRICS_FILE)
     start, train, end = (reports.get(kind, {}) for kind in ("start", "train", "end"))
     return {
-        "status": "interrupted" if progress.stopped_by == "interrupted" else "finished", "run": str(run), "checkpoint": str(folder),
+        "status": INTERRUPTED if progress.stopped_by == INTERRUPTED else "finished", "run": str(run), "checkpoint": str(folder),
         "stopped_by": progress.stopped_by, "parameters": start.get("parameters"), "steps": progress.step, "tokens": progress.tokens,
         "train_loss": train.get("loss"), "train_bits_per_base": train.get("bits_per_base"),
         "val_loss": reports.get("eval", {}).get("loss"), "val_bits_per_base": reports.get("eval", {}).get("bits_per_base"),

@@ -26,7 +26,7 @@ from hyena_glt.model import LanguageModel, build_model
 from hyena_glt.objectives import Objective, build_objective
 from hyena_glt.tokenizers import Tokenizer, build_tokenizer
 from hyena_glt.training.checkpoint import BEST, WEIGHTS_FILE, CheckpointInfo, Progress, step_name
-from hyena_glt.training.commit import commit, empty_staging_folder, list_part, point
+from hyena_glt.training.commit import point, write_alone
 from hyena_glt.training.metrics import RunLog, loss_metrics
 
 LAMBDA = Path(__file__).parents[1] / "pipelines" / "genomes" / "lambda.fa"
@@ -196,12 +196,13 @@ def _validate(model: LanguageModel, rows: Rows, objective: Objective) -> dict[st
 
 def save_checkpoint(model: LanguageModel, cfg: Config, tokenizer: Tokenizer, run: Path, step: int, tokens: int = 0) -> Path:
     """Commit a checkpoint without optimizer state, as latest and best."""
-    staged = empty_staging_folder(run, step, "tiny")
-    save_file(model.state_dict(), staged / WEIGHTS_FILE)
-    (staged / "config.yaml").write_text(dump_config(cfg))
-    tokenizer.save(staged / "tokenizer.json")
     info = CheckpointInfo(progress=Progress(step=step, tokens=tokens), world_size=1, zero_stage=1, global_rows=8, data_checksum="")
-    list_part(staged)
-    folder = commit(run, staged, info)
+
+    def write(staged: Path) -> None:
+        save_file(model.state_dict(), staged / WEIGHTS_FILE)
+        (staged / "config.yaml").write_text(dump_config(cfg))
+        tokenizer.save(staged / "tokenizer.json")
+
+    folder = write_alone(run, info, write)
     point(run, BEST, step_name(step))
     return folder

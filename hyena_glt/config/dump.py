@@ -32,12 +32,12 @@ def compact(value: Any) -> Any:
     return [compact(item) for item in value] if isinstance(value, tuple) else value
 
 
-def in_words(value: Any) -> str:
+def spoken(value: Any) -> str:
     """A plain or compact value for readers: lists with dashes, sections of a list one after the other, numbers short."""
     if isinstance(value, dict):
-        return " ".join(in_words(item) if name == "name" else f"{name} {in_words(item)}" for name, item in value.items())
+        return " ".join(spoken(item) if name == "name" else f"{name} {spoken(item)}" for name, item in value.items())
     if isinstance(value, list):
-        return ("; " if any(isinstance(item, dict | list) for item in value) else "-").join(map(in_words, value))
+        return ("; " if any(isinstance(item, dict | list) for item in value) else "-").join(map(spoken, value))
     return "null" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -90,6 +90,12 @@ def location(path: str | Location) -> Location:
     return Url(scheme, key.strip("/"))
 
 
+def absolute(path: str | Location) -> Location:
+    """The same place, whatever folder is the current one."""
+    place = location(path)
+    return place.absolute() if isinstance(place, Path) else place
+
+
 def open_filesystem(path: str | Location) -> tuple[fs.FileSystem, str]:
     """(filesystem, path in it) of a local path or URL. StorageError for a store that cannot be reached, as for all that follows."""
     place = location(path)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..config import Config
-from ..data.storage import Location, location, read_bytes, size, write_bytes
+from ..data.storage import Location, absolute, read_bytes, size, write_bytes
 from ..errors import CheckpointError, ConfigError
-from ..training.checkpoint import CHECKPOINTS, CONFIG_FILE, Progress, newest_whole, read_config, read_info
+from ..training.checkpoint import CHECKPOINTS, CONFIG_FILE, ENVIRONMENT_FILE, Progress, newest_whole, read_config, read_info
 from ..training.metrics import METRICS_FILE, ROLLED_BACK, Report, read_reports
 from ..training.plan import Plan, make_plan
 
@@ -82,8 +81,7 @@ def run_folder_of(path: str | Location) -> Location:
 
     Raises CheckpointError where neither it nor the two folders above hold a run.
     """
-    given = location(path)
-    given = given.absolute() if isinstance(given, Path) else given
+    given = absolute(path)
     for folder in (given, given.parent, given.parent.parent):
         if all(size(folder / name) is not None for name in (METRICS_FILE, CONFIG_FILE)):
             return folder
@@ -103,7 +101,7 @@ def read_run(path: str | Location) -> Run:
         folder,
         read_config(folder),
         reports,
-        _read_json(folder / "environment.json", {}),
+        _read_json(folder / ENVIRONMENT_FILE, {}),
         read_evaluations(folder),
         _progress(folder),
     )

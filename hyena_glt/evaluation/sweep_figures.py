@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..config.dump import in_words
+from ..config.dump import spoken
 from .figures import BAR, FIRST, INK, MUTED, RULE, SECOND, svg
 from .sweep_folder import Row, Sweep
 
@@ -103,7 +103,7 @@ class _Column:
     def _labels(self) -> list[tuple[float, str]]:
         if self._is_list:
             shown = self._values[:MAX_LABELS]
-            return [(self.height(value), in_words(value)) for value in shown]
+            return [(self.height(value), spoken(value)) for value in shown]
         low, high = self._values
         middle = math.sqrt(low * high) if self._log else (low + high) / 2
         return [(self.height(value), f"{value:.3g}") for value in (low, middle, high)]

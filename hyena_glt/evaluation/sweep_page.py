@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from ..config.dump import in_words
+from ..config.dump import spoken
 from .page import PAGE
 from .report import table
 from .sweep_figures import importances, measured, parallel_coordinates, trial_curves
@@ -28,7 +28,7 @@ def verdict(sweep: Sweep, result: Mapping[str, Any]) -> str:
     ended = f" The sweep ended early: {result['ended_by']}." if result.get("ended_by") else ""
     if best is None:
         return "No trial was measured." + ended
-    settings = ", ".join(f"{path.rpartition('.')[2]} {in_words(value)}" for path, value in best.settings.items())
+    settings = ", ".join(f"{path.rpartition('.')[2]} {spoken(value)}" for path, value in best.settings.items())
     kind = "" if best.status == "finished" else f" ({best.status} before its end)"
     return f"Trial {best.id}{kind} is the best of {len(sweep.rows)}: {sweep.metric} {best.best_value:.4f} with {settings}." + ended
 
@@ -71,7 +71,7 @@ def _best(sweep: Sweep, result: Mapping[str, Any]) -> str:
     best = sweep.best()
     if best is None:
         return "<p>None.</p>"
-    settings = table(["setting", "value"], [(path, in_words(value)) for path, value in best.settings.items()])
+    settings = table(["setting", "value"], [(path, spoken(value)) for path, value in best.settings.items()])
     note = "" if sweep.scheduler != "pbt" else (
         "<p class=note>These are the settings that it ended with; pbt had changed them on the way. Its weights are in its run folder.</p>"
     )
@@ -95,5 +95,5 @@ def _trials(sweep: Sweep) -> str:
 
 def _cells(row: Row, paths: list[str]) -> tuple[str, ...]:
     values = ["" if value is None else f"{value:.4f}" for value in (row.best_value, row.value)]
-    return (row.id, row.status, *(in_words(row.settings[path]) for path in paths), *values, f"{row.step:,}", f"{row.tokens:,}",
+    return (row.id, row.status, *(spoken(row.settings[path]) for path in paths), *values, f"{row.step:,}", f"{row.tokens:,}",
             f"{row.device_hours:.4f}")

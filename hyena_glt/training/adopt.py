@@ -7,9 +7,7 @@ import shutil
 from pathlib import Path
 
 from .checkpoint import BEST, CHECKPOINTS, LATEST, read_info, step_name
-from .commit import empty_staging_folder, point, staging_folder
-
-ADOPTED = "adopted"
+from .commit import ALONE, empty_staging_folder, point, staging_folder
 
 
 def adopt(run: Path, donor: Path, step: int) -> None:
@@ -22,12 +20,12 @@ def adopt(run: Path, donor: Path, step: int) -> None:
     best = info.progress.best_step
     steps = {step} | ({best} if best is not None and (donor / CHECKPOINTS / step_name(best)).exists() else set())
     for number in steps:
-        staged = empty_staging_folder(run, number, ADOPTED)
+        staged = empty_staging_folder(run, number, ALONE)
         shutil.copytree(donor / CHECKPOINTS / step_name(number), staged, copy_function=_link, dirs_exist_ok=True)
     for old in (run / CHECKPOINTS).glob("step_*"):
         shutil.rmtree(old)
     for number in sorted(steps):
-        staging_folder(run, number, ADOPTED).rename(run / CHECKPOINTS / step_name(number))
+        staging_folder(run, number, ALONE).rename(run / CHECKPOINTS / step_name(number))
     point(run, LATEST, step_name(step))
     point(run, BEST, step_name(best if best in steps else step))
 

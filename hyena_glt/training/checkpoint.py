@@ -23,7 +23,7 @@ from ..errors import CheckpointError
 from ..files import LEADS_OUT
 
 CHECKPOINTS = "checkpoints"
-CONFIG_FILE = "config.yaml"
+CONFIG_FILE, ENVIRONMENT_FILE = "config.yaml", "environment.json"
 LATEST, BEST = "latest", "best_model"
 COMMIT_FILE = "checkpoint.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,14 +35,6 @@ def empty_staging_folder(run: Path, step: int, token: str) -> Path:
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     return staged
-
-
-def clear_staging_folders(run: Location) -> None:
-    """Remove what was written and not committed."""
-    folder = run / CHECKPOINTS
-    with suppress(OSError):  # there is none, or workers that lost their run still write: pruning comes
-        for name in filter(STAGED.fullmatch, names_in(folder)):
-            remove_folder(folder / name)
 
 
 def write_alone(run: Location, info: CheckpointInfo, write: Callable[[Path], None]) -> Location:

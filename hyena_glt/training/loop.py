@@ -15,7 +15,7 @@ from ..data.batches import Batch, EvaluationBatches, load
 from ..data.dataset import Rows
 from ..data.manifest import TOKENIZER
 from ..errors import ClusterError
-from .checkpoint import BEST, CheckpointInfo, Progress, finished, read_info
+from .checkpoint import BEST, CONFIG_FILE, CheckpointInfo, Progress, finished, read_info
 from .guard import MAX_BAD_STEPS, after_evaluation, after_good_step, fault, is_guarded, is_impatient, stage_ended
 from .metrics import (
     ROLLED_BACK,
@@ -348,7 +348,7 @@ def save(run: Run, reason: str | None, *, regular: bool, pointers: Sequence[str]
         progress=finished(progress, reason) if reason else progress, world_size=run.worker.world_size,
         zero_stage=run.cfg.hardware.zero_stage, global_rows=run.plan.global_rows, data_checksum=run.data_checksum, regular=regular,
     )
-    texts = {"config.yaml": dump_config(run.cfg), TOKENIZER: run.mixture.tokenizer.to_json()} if run.worker.leads else {}
+    texts = {CONFIG_FILE: dump_config(run.cfg), TOKENIZER: run.mixture.tokenizer.to_json()} if run.worker.leads else {}
     wanted = Wanted(info=info, texts=texts, pointers=tuple(pointers), keep=run.cfg.logging.keep_checkpoints)
     run.saver.begin(run.engine.snapshot(), wanted)
     run.progress = finished(run.progress, reason) if reason else run.progress

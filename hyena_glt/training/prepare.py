@@ -36,7 +36,6 @@ from .checkpoint import (
     step_name,
     step_of,
 )
-from .commit import clear_staging_folders
 from .copies import fetched, on_each_node
 from .desk import Desk
 from .engine import Engine, build_engine, make_universal
@@ -110,8 +109,6 @@ def prepare(cfg: Config, worker: Worker, rolled_back: Progress | None = None) ->
     mixture, validation = open_training(cfg.data), open_validation(cfg.data)
     objective = build_objective(only_task(cfg.tasks), mixture.tokenizer)
     warnings: list[str] = []
-    if worker.leads:
-        clear_staging_folders(worker.run)  # of fewer or more workers of this same start, whose parts are not to be taken for these ones'
     precision = choose_precision(cfg.hardware, worker.device.type)
     with find_checkpoint(worker, warnings) as found:
         info = read_info(found) if found else None

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+from pathlib import Path
 
+import grpc
 import pytest
 
+from cluster.token import ALIVE
 from tests.cluster.head import Head
+from tests.cluster.machines import ROOT, clean_environment
 
 pytestmark = pytest.mark.slow
 JOIN = (
@@ -16,6 +21,13 @@ JOIN = (
     "except HyenaError as error:\n    print(error)\n"
 )
 """Asks a worker for what the driver holds, which goes both ways."""
+
+
+OF_ONES_OWN = (
+    "import ray\nfrom pipelines._ray import start_ray\n"
+    "with start_ray('local', 1):\n"
+    "    print(ray.get_runtime_context().gcs_address, ray.get(ray.remote(lambda: 2).remote()), flush=True)\n    input()\n"
+)
 
 
 def join(head: Head, **environment: str) -> subprocess.Popen[str]:
@@ -31,3 +43,15 @@ def test_with_the_token_and_without(head: Head) -> None:
     assert said[2][0].startswith(f"{head.address}: this cluster asks for a token, and there is none here; ")
     assert said[3][0] == f"{head.address}: this cluster asks for a token, and RAY_AUTH_MODE is 'disabled' here; leave it out\n"
     assert [err for _, err in said[1:]] == [""] * 3
+
+
+def test_a_script_that_imports_ray_first(tmp_path: Path) -> None:
+    """Its own Ray starts, and asks for a token all the same."""
+    env = clean_environment() | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", OF_ONES_OWN]
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as script:
+        address, found = script.stdout.readline().split() or script.communicate()
+        with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as refusal:
+            channel.unary_unary(ALIVE)(b"", timeout=10)
+        script.communicate("\n", timeout=60)
+    assert (found, script.returncode, refusal.value.code()) == ("2", 0, grpc.StatusCode.UNAUTHENTICATED)

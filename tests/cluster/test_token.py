@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
     return tmp_path
 
 
@@ -75,6 +77,15 @@ def test_the_token_is_asked_for_where_there_is_one(home: Path) -> None:
 def test_the_first_cluster_has_a_token_too(home: Path) -> None:
     ask_for_own_token()
     assert os.environ.pop("RAY_AUTH_MODE") == "token" and token_place() == str(home / ".ray" / "auth_token")
+
+
+def test_nothing_is_set_that_ray_would_not_hear_of(home: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", sys)
+    ask_for_own_token()
+    assert "RAY_AUTH_MODE" not in os.environ
+    assert str(refused("http://h:1")) == (
+        "http://h:1: this cluster asks for a token, and Ray was imported before RAY_AUTH_MODE=token was set; set it first"
+    )
 
 
 @pytest.mark.parametrize("name", ["RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"])
