@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import yaml
 
-from hyena_glt.config.dump import compact, in_words
+from hyena_glt.config.dump import compact, spoken
 from hyena_glt.config.settings import options, suggest
 from hyena_glt.config.values import convert, describe, show
 
@@ -58,7 +58,7 @@ class Domain:
         """As a reader of the plan sees it."""
         if self.is_range:
             return f"{self.kind} {self.values[0]:g} to {self.values[1]:g}"
-        return f"{self.kind} of {', '.join(in_words(compact(value)) for value in self.values)}"
+        return f"{self.kind} of {', '.join(spoken(compact(value)) for value in self.values)}"
 
 
 def nearest(found: str, names: Iterable[str]) -> str:

@@ -49,9 +49,49 @@ class Holder:
         self.process.wait()
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """Where to run commands: the first process of its namespaces, and its address."""
+class Host:
+    """Where to run commands: a `Machine`, or a `loopback.Node` in its place."""
+
+    address: str
+
+    def popen(self, words: Sequence[str], env: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen:
+        """Start a command here."""
+        raise NotImplementedError
+
+    def run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Run a command here to its end."""
+        process = self.popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def ray_starting(
+        self, *options: str, env: Mapping[str, str] | None = None, under: Sequence[str] = (), said: int | IO[bytes] = subprocess.PIPE
+    ) -> subprocess.Popen:
+        """`ray start`, with a CPU, perhaps under another command; the head takes `--head`, the others `--address`."""
+        command = [*under, "ray", "start", f"--node-ip-address={self.address}", "--num-cpus=1", "--object-store-memory=80000000", *options]
+        return self.popen(command, env, stdout=said, stderr=subprocess.STDOUT)
+
+    def processes(self, word: str) -> list[psutil.Process]:
+        """Those of the host that have a word in their command line."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(OSError, psutil.Error):  # ended meanwhile, or another user's
+                if self.owns(process) and word in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def owns(self, process: psutil.Process) -> bool:
+        """Whether a process of this system runs on the host."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Switch it off, without a word to anybody."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Machine(Host):
+    """The first process of its namespaces, and its address."""
 
     holder: Holder
     address: str
@@ -61,37 +101,19 @@ class Machine:
         inside = ["nsenter", f"--target={self.holder.pid}", "--net", "--pid", "--mount", "--uts", "--", *words]
         return subprocess.Popen(inside, env={**environment(), **(env or {})}, text=True, **options)
 
-    def run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Run a command in the machine to its end."""
-        process = self.popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        out, err = process.communicate(timeout=120)
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
-
     def mount(self, place: str, size: str) -> None:
         """A private, empty file system at `place`, which is made where it is missing."""
         os.makedirs(place, exist_ok=True)
         done = self.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place])
         assert done.returncode == 0, done.stderr
 
-    def ray_starting(
-        self, *options: str, env: Mapping[str, str] | None = None, under: Sequence[str] = (), said: int | IO[bytes] = subprocess.PIPE
-    ) -> subprocess.Popen:
-        """`ray start`, with a CPU, perhaps under another command; the head takes `--head`, the others `--address`."""
-        command = [*under, "ray", "start", f"--node-ip-address={self.address}", "--num-cpus=1", "--object-store-memory=80000000", *options]
-        return self.popen(command, env, stdout=said, stderr=subprocess.STDOUT)
+    def owns(self, process: psutil.Process) -> bool:
+        """By its namespace."""
+        return os.readlink(f"/proc/{process.pid}/ns/pid") == os.readlink(f"/proc/{self.holder.pid}/ns/pid")
 
     def end(self) -> None:
-        """Switch it off, without a word to anybody."""
+        """Its first process takes all others with it."""
         self.holder.end()
-
-    def processes(self, word: str) -> list[psutil.Process]:
-        """Those of the machine that have a word in their command line."""
-        space, found = os.readlink(f"/proc/{self.holder.pid}/ns/pid"), []
-        for process in psutil.process_iter():
-            with suppress(OSError, psutil.Error):  # ended meanwhile
-                if os.readlink(f"/proc/{process.pid}/ns/pid") == space and word in " ".join(process.cmdline()):
-                    found.append(process)
-        return found
 
 
 def must_end_well(*processes: subprocess.Popen) -> None:

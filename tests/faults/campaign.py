@@ -15,8 +15,8 @@ import psutil
 from hyena_glt.training.checkpoint import newest_step
 from hyena_glt.training.metrics import METRICS_FILE, Report, read_reports
 from tests.cluster.head import free_ports, wait_until
-from tests.cluster.machines import ROOT, Machine, Switch
-from tests.faults.loopback import Loopback, Node
+from tests.cluster.machines import ROOT, Host, Switch
+from tests.faults.loopback import Loopback
 
 WORKERS = 2
 SAVE_INTERVAL = 20
@@ -59,7 +59,7 @@ class Campaign:
     switch: Switch | Loopback
     num_nodes: int = WORKERS
     """How many machines for workers there shall be."""
-    machines: dict[int, Machine | Node] = field(default_factory=dict)
+    machines: dict[int, Host] = field(default_factory=dict)
     port: int = field(default_factory=lambda: free_ports(1)[0])
     """Of the head."""
     _command: subprocess.Popen[str] | None = None
@@ -113,7 +113,7 @@ class Campaign:
         return log.read_text() if log.exists() else ""
 
     @property
-    def head(self) -> Machine | Node:
+    def head(self) -> Host:
         return self.machines[1]
 
     @property
@@ -122,7 +122,7 @@ class Campaign:
         return f"{self.head.address}:{self.port}"
 
     @property
-    def nodes(self) -> list[Machine | Node]:
+    def nodes(self) -> list[Host]:
         """The machines with workers."""
         return [machine for number, machine in self.machines.items() if number != 1]
 
@@ -167,7 +167,7 @@ class Campaign:
     def _environment(self) -> dict[str, str]:
         return ENVIRONMENT | {"TEST_POISON": str(self.poison)}
 
-    def switch_off(self, machine: Machine | Node) -> None:
+    def switch_off(self, machine: Host) -> None:
         """Without a word to anybody."""
         machine.end()
         self.machines = {number: other for number, other in self.machines.items() if other is not machine}

@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable
 
 from hyena_glt.training.checkpoint import OPTIMIZER_FOLDER, newest_whole
-from tests.cluster.machines import Machine, Switch
+from tests.cluster.machines import Host, Machine, Switch
 from tests.faults.campaign import RECOVERY_S, Campaign
-from tests.faults.loopback import Node
 
 NOTICE_S = 120.0
 
@@ -113,7 +112,7 @@ def poison_a_gradient(campaign: Campaign) -> str:
     return ""
 
 
-def _node(campaign: Campaign) -> Machine | Node:
+def _node(campaign: Campaign) -> Host:
     return campaign.rng.choice(campaign.nodes)
 
 

@@ -7,19 +7,19 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 
 from tests.cluster.head import free_ports
-from tests.cluster.machines import environment
+from tests.cluster.machines import Host, environment
 
 PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port")
 MARK = "TEST_NODE"
 
 
-class Node:
-    """What a `Machine` is, as far as it goes."""
+class Node(Host):
+    """What a machine is, as far as it goes."""
 
     address = "127.0.0.1"
 
@@ -31,33 +31,19 @@ class Node:
         mine = {**environment(), "GLOO_SOCKET_IFNAME": "lo", **(env or {}), MARK: self._mark}
         return subprocess.Popen(words, env=mine, text=True, start_new_session=True, **options)
 
-    def run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Run a command of the node to its end."""
-        process = self.popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        out, err = process.communicate(timeout=120)
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
-
-    def ray_starting(
-        self, *options: str, env: Mapping[str, str] | None = None, said: int | IO[bytes] = subprocess.PIPE
-    ) -> subprocess.Popen:
-        """`ray start`, with a CPU and ports of its own."""
+    def ray_starting(self, *options: str, **how: Any) -> subprocess.Popen:
+        """With ports of its own; the head with a folder, which the others ask it for."""
         ports = [f"--{name}={port}" for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True)]
-        place = [f"--temp-dir={self._folder}"] if "--head" in options else []  # the others ask the head
-        words = ["ray", "start", f"--node-ip-address={self.address}", "--num-cpus=1", "--object-store-memory=80000000"]
-        return self.popen([*words, *ports, *place, *options], env, stdout=said, stderr=subprocess.STDOUT)
+        place = [f"--temp-dir={self._folder}"] if "--head" in options else []
+        return super().ray_starting(*options, *ports, *place, **how)
 
-    def processes(self, word: str = "") -> list[psutil.Process]:
-        """Those of the node that have a word in their command line."""
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):  # ended meanwhile, or another user's
-                if process.environ().get(MARK) == self._mark and word in " ".join(process.cmdline()):
-                    found.append(process)
-        return found
+    def owns(self, process: psutil.Process) -> bool:
+        """By the mark, which what a command starts inherits."""
+        return process.environ().get(MARK) == self._mark
 
     def end(self) -> None:
         """Kill all that it runs."""
-        while found := self.processes():
+        while found := self.processes(""):
             for process in found:
                 with suppress(psutil.Error):
                     process.kill()

@@ -21,13 +21,12 @@ from pathlib import Path
 from random import Random
 
 from hyena_glt.training.checkpoint import WEIGHTS_FILE, resolve_checkpoint
-from hyena_glt.training.orders import OWNER_FILE
 from tests.cluster.machines import Switch, why_none
 from tests.faults.campaign import SAVE_INTERVAL, STEPS_PER_FAULT, WORKERS, Campaign, settings
 from tests.faults.inject import FAULTS, NEED_MACHINES, TRAINED_ON
 from tests.faults.loopback import Loopback
 from tests.tiny_run import write_lambda_data
-from tests.training.worlds import TOKEN, run_world
+from tests.training.worlds import begin, run_world
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +97,7 @@ def make_switch(folder: Path) -> Switch | Loopback:
 
 def undisturbed(run: Path, given: list[str]) -> Path:
     """The folder of the same run without a cluster, which nothing disturbs."""
-    (run / "checkpoints").mkdir(parents=True)
-    (run / OWNER_FILE).write_text(TOKEN)
-    run_world(WORKERS, given, run, timeout_s=600)
+    run_world(WORKERS, given, begin(run), timeout_s=600)
     return run
 
 

@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from hyena_glt.training.checkpoint import WEIGHTS_FILE, resolve_checkpoint
-from hyena_glt.training.orders import OWNER_FILE
 from tests.training.in_process import losses
-from tests.training.worlds import TOKEN, run_world
+from tests.training.worlds import begin, run_world
 
 STEPS, SWITCH = 8, 4
 GLOBAL_ROWS = 12
@@ -31,12 +30,6 @@ def settings(data: Path, world_size: int, stage: int, *more: str) -> list[str]:
     ]
 
 
-def start(folder: Path) -> Path:
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / OWNER_FILE).write_text(TOKEN)
-    return folder
-
-
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(resolve_checkpoint(folder / "checkpoints" / "latest") / WEIGHTS_FILE)
 
@@ -50,7 +43,7 @@ def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(unbroken: Path, data: Path, stage: int, world_size: int) -> Path:
     folder = unbroken / f"{stage}_{world_size}"
     if not folder.exists():
-        run_world(world_size, settings(data, world_size, stage), start(folder))
+        run_world(world_size, settings(data, world_size, stage), begin(folder))
         found = losses(folder)
         assert len(found) == STEPS and found[-1] < found[0] - 0.02, "it must learn, or equal losses would say little"
     return folder
@@ -61,7 +54,7 @@ def reference(unbroken: Path, data: Path, stage: int, world_size: int) -> Path:
 @pytest.mark.parametrize("stage", range(4))
 def test_another_number_of_workers(data: Path, unbroken: Path, tmp_path: Path, stage: int, before: int, after: int) -> None:
     whole = reference(unbroken, data, stage, before)
-    run = start(tmp_path / "run")
+    run = begin(tmp_path / "run")
     shutil.copytree(whole / "checkpoints" / f"step_{SWITCH:08d}", run / "checkpoints" / f"step_{SWITCH:08d}")
     run_world(after, settings(data, before, stage), run)
     assert losses(run) == pytest.approx(losses(whole)[SWITCH:], abs=CLOSE)
@@ -75,7 +68,7 @@ def test_another_number_of_workers(data: Path, unbroken: Path, tmp_path: Path, s
 @pytest.mark.parametrize("stage", range(4))
 def test_the_same_number_of_workers_gives_the_same_bits(data: Path, unbroken: Path, tmp_path: Path, stage: int) -> None:
     whole = reference(unbroken, data, stage, 2)
-    run = start(tmp_path / "run")
+    run = begin(tmp_path / "run")
     shutil.copytree(whole / "checkpoints" / f"step_{SWITCH:08d}", run / "checkpoints" / f"step_{SWITCH:08d}")
     run_world(2, settings(data, 2, stage), run)
     wanted = weights(whole)

@@ -14,8 +14,10 @@ import torch
 import torch.distributed as dist
 
 from hyena_glt.config import load_config
+from hyena_glt.training.checkpoint import CHECKPOINTS
 from hyena_glt.training.engine import import_deepspeed
 from hyena_glt.training.loop import train
+from hyena_glt.training.orders import OWNER_FILE
 from hyena_glt.training.worker import Worker
 
 TOKEN = "test"
@@ -31,6 +33,13 @@ def run_world(world_size: int, settings: list[str], folder: Path, *, timeout_s: 
         context.set_forkserver_preload([__name__])
         workers = [context.Process(target=_work, args=(rank, world_size, meeting, settings, str(folder))) for rank in range(world_size)]
         _finish(workers, timeout_s)
+
+
+def begin(run: Path) -> Path:
+    """A run folder as its driver leaves it to the workers."""
+    (run / CHECKPOINTS).mkdir(parents=True)
+    (run / OWNER_FILE).write_text(TOKEN)
+    return run
 
 
 def _finish(workers: list[ForkServerProcess], timeout_s: float) -> None:
