@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hyena_glt.files import SCRATCH, SETTLED_S, atomic_write, scratch_folder, scratch_path
+from hyena_glt.files import SCRATCH_PREFIX, SETTLED_S, atomic_write, scratch_folder, scratch_path
 
 
 @pytest.mark.parametrize("content", ["a\n", b"\xff\r\n"], ids=["text", "bytes"])
@@ -52,7 +52,7 @@ def test_what_a_killed_process_left_goes_with_the_next(tmp_path, monkeypatch):
         stdout=subprocess.PIPE,
     )
     folder = Path(process.stdout.readline().strip())
-    assert folder.name.startswith(SCRATCH)
+    assert folder.name.startswith(SCRATCH_PREFIX)
     old = folder.stat().st_mtime - 2 * SETTLED_S
     os.utime(folder, (old, old))
     with scratch_folder():

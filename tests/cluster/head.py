@@ -182,8 +182,6 @@ class Proxy:
 
     def __init__(self, port: int) -> None:
         self._target, self._pairs = port, []
-        self.num_accepted = 0
-        """Connections, so far."""
         self.is_away = False
         """Whether what is connected from now on is broken at once."""
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -214,7 +212,6 @@ class Proxy:
             except OSError:
                 return
             self._pairs.append((client, target))
-            self.num_accepted += 1
             for source, sink in ((client, target), (target, client)):
                 threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
 
