@@ -22,7 +22,6 @@ from .orders import STOP, LastOrder, held_at
 if TYPE_CHECKING:
     from .gauges import Gauges
 
-HOLD_POLL_S = 0.02
 LOOK_S = 1.0
 """Between two questions whether a node is being withdrawn; each makes all workers wait for each other."""
 INTERRUPTED, WITHDRAWN = "interrupted", "withdrawn"
@@ -65,25 +64,24 @@ class Worker:
         """Wait for all workers."""
         dist.barrier()
 
-    def stop_requested(self, validated: int = 0) -> bool:
-        """Whether the driver wants the run to stop; only rank 0 looks. Waits where it holds the run at its validation of that step.
+    def stop_requested(self) -> bool:
+        """Whether the driver wants the run to stop; only rank 0 looks. ClusterError as of `is_held`."""
+        return self.leads and self._order() == STOP
+
+    def is_held(self, validated: int) -> bool:
+        """Whether the driver wants the run to wait at its validation of that step; only rank 0 looks.
 
         Raises ClusterError where the folder was taken over by a later start: workers can outlive a killed driver for some
         seconds, and must not write into what another start goes on with.
         """
-        if not self.leads:
-            return False
-        while True:
-            owner, order = self._last_order()
-            if owner != self.token:
-                raise ClusterError(f"{self.run} was taken over by a later start of this run")
-            if not held_at(order, validated):
-                return order == STOP
-            time.sleep(HOLD_POLL_S)
+        return self.leads and held_at(self._order(), validated)
 
-    def _last_order(self) -> tuple[str, str]:
+    def _order(self) -> str:
         self._orders = self._orders or LastOrder(self.run, self.token)
-        return self._orders.get()
+        owner, order = self._orders.get()
+        if owner != self.token:
+            raise ClusterError(f"{self.run} was taken over by a later start of this run")
+        return order
 
     def wants_to_look(self) -> bool:
         """Whether all ranks shall ask now if a node is being withdrawn; rank 0 says so."""

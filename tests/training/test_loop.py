@@ -164,7 +164,7 @@ def test_stop_request_saves_and_ends(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path, "training.max_steps=1")
     (tmp_path / "checkpoints" / "latest").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hyena_glt.training.worker.Worker.stop_requested", lambda worker, validated: worker.run.joinpath(OWNER_FILE).exists())
+        patch.setattr("hyena_glt.training.worker.Worker.stop_requested", lambda worker: worker.run.joinpath(OWNER_FILE).exists())
         progress = run(data, tmp_path)
     assert (progress.step, progress.stopped_by) == (2, "interrupted")
     assert read_info(resolve_checkpoint(tmp_path / "checkpoints" / "latest")).progress.step == 2
