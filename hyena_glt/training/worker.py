@@ -15,9 +15,8 @@ import torch
 import torch.distributed as dist
 
 from ..data.storage import Location, location
-from ..errors import ClusterError
 from .metrics import Report
-from .orders import STOP, LastOrder, held_at
+from .orders import STOP, LastOrder, held_at, taken_over
 
 if TYPE_CHECKING:
     from .gauges import Gauges
@@ -65,22 +64,26 @@ class Worker:
         dist.barrier()
 
     def stop_requested(self) -> bool:
-        """Whether the driver wants the run to stop; only rank 0 looks. ClusterError as of `is_held`."""
+        """Whether the driver wants the run to stop; only rank 0 looks. ClusterError as of `require_owner`."""
         return self.leads and self._order() == STOP
 
     def is_held(self, validated: int) -> bool:
-        """Whether the driver wants the run to wait at its validation of that step; only rank 0 looks.
-
-        Raises ClusterError where the folder was taken over by a later start: workers can outlive a killed driver for some
-        seconds, and must not write into what another start goes on with.
-        """
+        """Whether the driver wants the run to wait at its validation of that step; only rank 0 looks. ClusterError likewise."""
         return self.leads and held_at(self._order(), validated)
+
+    def require_owner(self) -> None:
+        """ClusterError where the folder was taken over by a later start, as far as is known; rank 0 asks.
+
+        Workers can outlive a killed driver for some seconds, and be cut off from the network for long, and must not write into what
+        another start goes on with.
+        """
+        self._order()
 
     def _order(self) -> str:
         self._orders = self._orders or LastOrder(self.run, self.token)
         owner, order = self._orders.get()
         if owner != self.token:
-            raise ClusterError(f"{self.run} was taken over by a later start of this run")
+            raise taken_over(self.run)
         return order
 
     def wants_to_look(self) -> bool:

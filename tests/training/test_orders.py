@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
-from hyena_glt.training.orders import Orders, held_at
+from hyena_glt.errors import ClusterError
+from hyena_glt.training.orders import Orders, held_at, read_order
 from hyena_glt.training.worker import Worker
 
 
@@ -33,6 +35,19 @@ def test_a_stop_stays_and_is_there_for_the_next_start_too(tmp_path: Path) -> Non
     orders.after(9)
     assert worker(tmp_path, first).stop_requested()
     assert worker(tmp_path, orders.start()).stop_requested()
+
+
+def test_a_driver_whose_run_was_taken_over_gives_no_order_and_starts_nothing(tmp_path: Path) -> None:
+    early, later = Orders(tmp_path), Orders(tmp_path)
+    early.start()
+    token = later.start()
+    assert later.owned() and not early.owned()
+    for act in (early.stop, early.start, lambda: early.after(5)):
+        with pytest.raises(ClusterError, match=f"^{tmp_path} was taken over by a later start of this run$"):
+            act()
+    assert read_order(tmp_path) == (token, "")
+    later.stop()
+    assert read_order(tmp_path) == (token, "stop") and later.start() != token, "a restart is no takeover"
 
 
 def test_held_at() -> None:
