@@ -20,7 +20,7 @@ import ray
 from ray import tune
 
 from hyena_glt.config import Config, dump_config, load_config
-from hyena_glt.errors import HyenaError
+from hyena_glt.errors import ClusterError, HyenaError
 from hyena_glt.evaluation.run_folder import reports_that_count
 from hyena_glt.files import atomic_write
 from hyena_glt.training.adopt import adopt
@@ -222,7 +222,8 @@ class _Training:
 
     def leave(self) -> None:
         """Let the workers save and end; wait until they have."""
-        self._orders.stop()
+        with contextlib.suppress(ClusterError):  # taken over by another start, and so the workers end too
+            self._orders.stop()
         self._thread.join(LEAVE_S)
 
 

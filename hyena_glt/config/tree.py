@@ -435,7 +435,10 @@ class ClusterConfig:
     start_timeout_s: float = 1800.0
     """How long a run waits for room for all of its workers, at the start and after a node was lost; preprocessing for a first CPU."""
     stall_timeout_s: float = 600.0
-    """Seconds without a step (validation and saving included) after which a worker writes its stack to the run folder."""
+    """Seconds without a step (validation and saving included) after which a worker writes its stack to the run folder.
+
+    What a sweep holds until it may go on does not count.
+    """
     collective_timeout_s: float = 1800.0
     """How long a worker waits for the others in a sum before the run starts again."""
     num_cpus: int | None = None

@@ -100,7 +100,17 @@ def _open(path: Location) -> Iterator[h5py.File]:
                 f"{path}: its format is {found[0]}, version {found[1]}, and this version of hyena-glt reads {FORMAT}, version "
                 f"{FORMAT_VERSION}; give a file that `hyena-glt preprocess` or `hyena-glt convert` wrote"
             )
+        if elsewhere := [name for name in file if not _is_within(h5, file, name)]:
+            raise DataError(f"{path}: its {elsewhere[0]} lies in another file, which is not read; give a file that holds all of it")
         yield file
+
+
+def _is_within(h5: ModuleType, file: h5py.File, name: str) -> bool:
+    """Whether a dataset is the file's own: HDF5 follows links to other files, takes raw bytes of any, and views of datasets elsewhere."""
+    if not isinstance(file.get(name, getlink=True), h5.HardLink):
+        return False
+    found = file[name]
+    return isinstance(found, h5.Dataset) and not found.external and not found.is_virtual
 
 
 def _h5py(path: Location) -> ModuleType:

@@ -16,6 +16,7 @@ import ray.data
 
 from ..dna import SequenceType
 from ..files import appearing, naming
+from . import parquet
 from .comparison import save_array
 from .fasta import Contents, Record, Span, is_compressed, read_fasta, refuse_repeated_names
 from .inputs import STRUCTURES
@@ -69,7 +70,7 @@ def index_records(
     """
     stored = output / SCRATCH / "records.parquet"
     if stored.exists():
-        return pq.read_table(stored)
+        return parquet.read(stored)
     parts = [part for number, path in enumerate(inputs.values()) for part in parts_of(number, path)]
     parts.sort(key=_num_bytes, reverse=True)  # so that no worker is left with a large one at the end
     pieces = _gather(pieces_of(task_rows(part._asdict() for part in parts), sequence_type, output, find_lower_case), inputs, on_progress)

@@ -53,6 +53,24 @@ def writer(path: Path, rows: pa.Schema, *, compress: bool) -> pq.ParquetWriter:
     )
 
 
+def open_plain(source: Path | pa.NativeFile) -> pq.ParquetFile:
+    """A file for reading, all of whose columns are plain; pa.ArrowInvalid for another.
+
+    Where Ray Data is imported, a file can say of a column that its values are pickles, and then runs code when one is looked at.
+    """
+    file = pq.ParquetFile(source, page_checksum_verification=True)
+    for column in file.schema_arrow:
+        if _is_extension(column.type):
+            raise pa.ArrowInvalid(f"its column {column.name} is of the type {column.type}, and only plain ones are read")
+    return file
+
+
+def _is_extension(kind: pa.DataType) -> bool:
+    """Whether a type, or one inside it, is not of Arrow's plain ones."""
+    inner = [kind.value_type] if pa.types.is_dictionary(kind) else [kind.field(number).type for number in range(kind.num_fields)]
+    return isinstance(kind, pa.BaseExtensionType) or any(map(_is_extension, inner))
+
+
 def _open(path: Location) -> pq.ParquetFile:
     if isinstance(path, Path):
         return _opened(path)
@@ -65,6 +83,6 @@ def _open(path: Location) -> pq.ParquetFile:
 
 def _opened(path: Location) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path if isinstance(path, Path) else open_file(path), page_checksum_verification=True)
+        return open_plain(path if isinstance(path, Path) else open_file(path))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file ({first_line(error)}); preprocess again into a new folder") from error

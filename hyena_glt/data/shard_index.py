@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ..errors import DataError
 from ..files import LEADS_OUT
+from .parquet import open_plain
 from .storage import Location, read_bytes
 
 INDEX = "shards.parquet"
@@ -122,7 +123,7 @@ def read_index(folder: Location, sha256: str) -> dict[str, Shards]:
         raise DataError(f"{path}: cannot be read ({error.strerror}); restore it, or preprocess again into a new folder") from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise DataError(f"{path}: is damaged, its SHA-256 is not the manifest's; restore it, or preprocess again into a new folder")
-    file = pq.ParquetFile(pa.BufferReader(content))
+    file = open_plain(pa.BufferReader(content))
     parts: dict[str, list[pa.Table]] = {}
     for number in range(file.num_row_groups):
         part = file.read_row_group(number)

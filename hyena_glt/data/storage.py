@@ -21,6 +21,8 @@ import pyarrow as pa
 from fsspec.utils import glob_translate
 from pyarrow import fs
 
+from ..config.credentials import ADVICE as ADVICE_ON_SECRETS
+from ..config.credentials import has_password
 from ..errors import DataError, StorageError
 from ..files import appearing, atomic_write
 
@@ -79,9 +81,11 @@ Location = Path | Url
 
 
 def location(path: str | Location) -> Location:
-    """A `Url` for s3:// and gs://, a `Path` otherwise; DataError for any other scheme, and for a URL without a bucket."""
+    """A `Url` for s3:// and gs://, a `Path` otherwise; DataError for any other scheme, for a URL without a bucket or with a password."""
     if isinstance(path, Url | Path):
         return path
+    if has_password(path):  # not shown: a message would put it into a log
+        raise DataError(f"a URL with a password, which logs and results would show; {ADVICE_ON_SECRETS}")
     scheme, separator, key = path.partition("://")
     if not separator:
         return Path(path)

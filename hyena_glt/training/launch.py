@@ -162,7 +162,8 @@ def _fit_once(
             return in_thread(trainer.fit).return_value
     finally:
         with suppress(OSError, StorageError):
-            remove_folder(storage)
+            if orders.owned():  # else a later start keeps its own there
+                remove_folder(storage)
 
 
 def _backend(cfg: Config, use_gpu: bool) -> str:

@@ -37,6 +37,7 @@ from .timeline import Stage
 from .watchdog import watched
 from .worker import INTERRUPTED, WITHDRAWN, Worker
 
+HOLD_POLL_S = 0.02
 LOWER_RATE = (
     "Lower training.learning_rate or training.max_grad_norm, set training.on_bad_step to skip or roll_back, or check the data, and run "
     "the same command to go on from the last checkpoint"
@@ -88,6 +89,7 @@ def _take_steps(run: Run, alive: Callable[[], None]) -> None:
     reason, start = None, run.progress.step
     while reason is None and run.progress.step < run.plan.total_steps:
         alive()
+        _wait_while_held(run, alive)
         step, stage = run.progress.step, run.plan.stage(run.progress.step)
         torch.manual_seed(hash((run.cfg.training.seed, step, run.worker.rank)))  # dropout too is a function of the step
         if step in (start, stage.first_step):
@@ -101,13 +103,26 @@ def _take_steps(run: Run, alive: Callable[[], None]) -> None:
         reason = reason or early
 
 
+def _wait_while_held(run: Run, alive: Callable[[], None]) -> None:
+    """Stand at the validation at which the driver holds the run, until it may go on.
+
+    All workers ask together, again and again: one long wait for rank 0 would look like a stall, end at `cluster.collective_timeout_s`, and
+    hide that the checkpoint which the driver waits for cannot be written.
+    """
+    with run.meter.paused():
+        while run.validated == run.progress.step and float(run.worker.sum(run.worker.is_held(run.validated))):
+            alive()
+            run.saver.check()
+            time.sleep(HOLD_POLL_S)
+
+
 def take_step(run: Run, rate: float) -> str | None:
     """One optimizer step on the weighted mean over all scored tokens of the global batch; returns why the run shall end with it."""
     run.saver.check()
     with run.meter.waiting():
         batches = run.feed.next_step()
     domain_tokens = (sum(of_domain) for of_domain in zip(*(b.domain_tokens for b in batches), strict=True))
-    own = sum(b.total_weight for b in batches), run.worker.stop_requested(run.validated), run.worker.wants_to_look(), *domain_tokens
+    own = sum(b.total_weight for b in batches), run.worker.stop_requested(), run.worker.wants_to_look(), *domain_tokens
     with run.meter.waiting_for_peers():
         weight, stop, look, *tokens = run.worker.sum(*own).tolist()
     run.engine.set_rate(rate)

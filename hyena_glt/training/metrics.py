@@ -10,7 +10,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,14 +162,17 @@ class Meter:
 
 
 class RunLog:
-    """Rank 0's open files and services."""
+    """Rank 0's open files and services; `require_owner` raises where another start now writes this metrics.jsonl."""
 
-    def __init__(self, run: Path, cfg: LoggingConfig, *, settings: dict[str, object], name: str | None = None) -> None:
+    def __init__(
+        self, run: Path, cfg: LoggingConfig, *, settings: dict[str, object], name: str | None = None,
+        require_owner: Callable[[], None] = lambda: None,
+    ) -> None:
         path = run / METRICS_FILE
         if path.exists():
             os.truncate(path, whole_size(path))  # else the next report would be glued to what a crash cut short
         self._file = path.open("ab", buffering=0)
-        self._unwritten = b""
+        self._unwritten, self._require_owner = b"", require_owner
         self._board = _tensorboard(run) if cfg.use_tensorboard else None
         self._wandb = _wandb(run, cfg, settings, name or run.name) if cfg.use_wandb else None
 
@@ -188,6 +191,8 @@ class RunLog:
             self._wandb.log(scalars, step=step)
 
     def _flush(self) -> None:
+        if self._unwritten:
+            self._require_owner()
         while self._unwritten:
             self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..data.storage import Location, read_bytes, write_bytes
-from ..errors import StorageError
+from ..errors import ClusterError, StorageError
 
 OWNER_FILE = ".owner"
 STOP, AFTER = "stop", "after "
@@ -22,10 +22,14 @@ STORE_POLL_S = 2.0
 
 
 class Orders:
-    """The orders for one run; its first start shall wait at the first validation behind step `after`. Any thread may call."""
+    """The orders for one run; its first start shall wait at the first validation behind step `after`. Any thread may call.
+
+    The first start takes the folder over. Later ones, and orders, raise ClusterError where another driver's start has done so since: what
+    was cut off from the network for a while must not take a run back.
+    """
 
     def __init__(self, run: Location, after: int | None = None) -> None:
-        self._file = run / OWNER_FILE
+        self._run = run
         self._order = "" if after is None else f"{AFTER}{after}"
         self._token = ""
         self._lock = threading.Lock()
@@ -33,8 +37,7 @@ class Orders:
     def start(self) -> str:
         """A new start of the run takes the folder over, under the orders given so far; returns its token."""
         with self._lock:
-            self._token = secrets.token_hex(8)
-            self._write()
+            self._write(secrets.token_hex(8))
             return self._token
 
     def after(self, step: int) -> None:
@@ -50,16 +53,35 @@ class Orders:
             if self._order != STOP:
                 self._order = order
             if self._token:
-                self._write()
+                self._write(self._token)
 
-    def _write(self) -> None:
-        write_bytes(self._file, f"{self._token} {self._order}".strip().encode())
+    def owned(self) -> bool:
+        """Whether the folder still belongs to the last start."""
+        return read_order(self._run)[0] == self._token
+
+    def _write(self, token: str) -> None:
+        if self._token:
+            require_owner(self._run, self._token)
+        self._token = token
+        write_bytes(self._run / OWNER_FILE, f"{token} {self._order}".strip().encode())
 
 
 def read_order(run: Location) -> tuple[str, str]:
     """(Token of the start that the run folder belongs to, what it is told)."""
     token, _, order = read_bytes(run / OWNER_FILE).decode().strip().partition(" ")
     return token, order
+
+
+def require_owner(run: Location, token: str) -> None:
+    """ClusterError where the run folder belongs to another start; what a moment later takes it over is not seen, as nothing is locked."""
+    with suppress(FileNotFoundError):
+        if read_order(run)[0] != token:
+            raise taken_over(run)
+
+
+def taken_over(run: Location) -> ClusterError:
+    """What ends the start that has lost its folder."""
+    return ClusterError(f"{run} was taken over by a later start of this run")
 
 
 class LastOrder:

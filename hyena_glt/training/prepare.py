@@ -118,8 +118,8 @@ def prepare(cfg: Config, worker: Worker, rolled_back: Progress | None = None) ->
         num_parameters = sum(p.numel() for p in model.parameters())
         engine, progress = _restore(cfg, worker, plan, model, precision, found, info)
     progress = rolled_back or progress
-    desk = Desk(worker.run, continued=CONTINUED if worker.leads else (), outdated=[stack_file(worker.rank)])
-    log = RunLog(desk.folder, cfg.logging, settings=config_to_dict(cfg), name=worker.run.name) if worker.leads else None
+    desk = Desk(worker.run, worker.token, continued=CONTINUED if worker.leads else (), outdated=[stack_file(worker.rank)])
+    log = _open_log(cfg, worker, desk) if worker.leads else None
     checksum = mixture.checksum()
     feed = _open_feed(cfg, worker, plan, mixture, objective, progress, checksum)
     saver = Saver(worker.run, worker.token, worker.rank, worker.world_size, cfg.logging.save_retry_s)
@@ -162,6 +162,10 @@ def _damage_of_part(worker: Worker, here: Path) -> str | None:
     if isinstance(worker.run, Path):
         return damage(here, part=worker.rank, parts=worker.world_size)
     return damage(here) if worker.leads_disk else None
+
+
+def _open_log(cfg: Config, worker: Worker, desk: Desk) -> RunLog:
+    return RunLog(desk.folder, cfg.logging, settings=config_to_dict(cfg), name=worker.run.name, require_owner=worker.require_owner)
 
 
 def _open_feed(

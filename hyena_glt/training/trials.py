@@ -62,10 +62,13 @@ def write_trial(sweep: Path, trial: Trial) -> None:
 
 
 def read_trial(sweep: Path, trial: str) -> Trial:
-    """What is known of one trial; CheckpointError where its file is damaged."""
+    """What is known of one trial; CheckpointError where its file is damaged or another's: by its name its folder is found."""
     path = sweep / TRIALS / f"{trial}.json"
     try:
-        return Trial(**json.loads(path.read_text()))
+        found = Trial(**json.loads(path.read_text()))
+        if found.id != trial or not trial.isdecimal():
+            raise ValueError(f"it is called {found.id!r}")
+        return found
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is not the file of a trial ({error}); move the sweep folder away to start anew") from error
 

@@ -15,14 +15,12 @@ import torch
 import torch.distributed as dist
 
 from ..data.storage import Location, location
-from ..errors import ClusterError
 from .metrics import Report
-from .orders import STOP, LastOrder, held_at
+from .orders import STOP, LastOrder, held_at, taken_over
 
 if TYPE_CHECKING:
     from .gauges import Gauges
 
-HOLD_POLL_S = 0.02
 LOOK_S = 1.0
 """Between two questions whether a node is being withdrawn; each makes all workers wait for each other."""
 INTERRUPTED, WITHDRAWN = "interrupted", "withdrawn"
@@ -65,25 +63,28 @@ class Worker:
         """Wait for all workers."""
         dist.barrier()
 
-    def stop_requested(self, validated: int = 0) -> bool:
-        """Whether the driver wants the run to stop; only rank 0 looks. Waits where it holds the run at its validation of that step.
+    def stop_requested(self) -> bool:
+        """Whether the driver wants the run to stop; only rank 0 looks. ClusterError as of `require_owner`."""
+        return self.leads and self._order() == STOP
 
-        Raises ClusterError where the folder was taken over by a later start: workers can outlive a killed driver for some
-        seconds, and must not write into what another start goes on with.
+    def is_held(self, validated: int) -> bool:
+        """Whether the driver wants the run to wait at its validation of that step; only rank 0 looks. ClusterError likewise."""
+        return self.leads and held_at(self._order(), validated)
+
+    def require_owner(self) -> None:
+        """ClusterError where the folder was taken over by a later start, as far as is known; rank 0 asks.
+
+        Workers can outlive a killed driver for some seconds, and be cut off from the network for long, and must not write into what
+        another start goes on with.
         """
-        if not self.leads:
-            return False
-        while True:
-            owner, order = self._last_order()
-            if owner != self.token:
-                raise ClusterError(f"{self.run} was taken over by a later start of this run")
-            if not held_at(order, validated):
-                return order == STOP
-            time.sleep(HOLD_POLL_S)
+        self._order()
 
-    def _last_order(self) -> tuple[str, str]:
+    def _order(self) -> str:
         self._orders = self._orders or LastOrder(self.run, self.token)
-        return self._orders.get()
+        owner, order = self._orders.get()
+        if owner != self.token:
+            raise taken_over(self.run)
+        return order
 
     def wants_to_look(self) -> bool:
         """Whether all ranks shall ask now if a node is being withdrawn; rank 0 says so."""

@@ -76,6 +76,14 @@ def test_on_demand_nodes_stand_in_for_spot_nodes(path: Path) -> None:
     assert sum(kind.get("max_workers", 0) for kind in kinds.values()) >= config["max_workers"]
 
 
+@pytest.mark.parametrize("path", CLOUDS, **by_name)
+def test_preprocessing_leaves_no_room_for_gpu_nodes_that_it_would_not_use(path: Path) -> None:
+    """Ray takes them for tasks of CPUs too, once no type without a GPU may have another node."""
+    config = read_yaml(path)
+    workers = [kind for name, kind in config["available_node_types"].items() if name != config["head_node_type"]]
+    assert sum(kind["max_workers"] for kind in workers if "GPU" not in kind["resources"]) >= config["max_workers"]
+
+
 def test_what_is_to_be_filled_in_stands_in_capitals() -> None:
     for path in CLOUDS:
         text = "".join(line for line in path.read_text().splitlines(keepends=True) if not line.lstrip().startswith("#"))

@@ -130,6 +130,27 @@ def test_hdf5_of_another_kind(tmp_path):
         open_rows(f"{tmp_path}/text.h5", "train")
 
 
+@pytest.mark.parametrize("way", ["link", "soft link", "raw bytes", "view"])
+def test_bytes_of_another_file_are_not_read(alone, whole, way):
+    """As a file could have them that means to bring what lies elsewhere on this machine into the data."""
+    with h5py.File(alone, "r+") as file:
+        ids = file["input_ids"]
+        shape, kind = ids.shape, ids.dtype
+        del file["input_ids"]
+        if way == "link":
+            file["input_ids"] = h5py.ExternalLink(str(whole / "val.h5"), "input_ids")
+        elif way == "soft link":
+            file["input_ids"] = h5py.SoftLink("/start")
+        elif way == "raw bytes":
+            file.create_dataset("input_ids", shape, kind, external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
+        else:
+            layout = h5py.VirtualLayout(shape, kind)
+            layout[:1] = h5py.VirtualSource(str(whole / "val.h5"), "input_ids", (1, shape[1]))
+            file.create_virtual_dataset("input_ids", layout)
+    with pytest.raises(DataError, match=f"^{alone}: its input_ids lies in another file, which is not read; give a file that"):
+        schema(alone)
+
+
 def test_without_h5py(monkeypatch, whole):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(DataError, match=r"train.h5: HDF5 files need h5py; pip install 'hyena-glt\[hdf5\]'"):

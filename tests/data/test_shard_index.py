@@ -1,9 +1,12 @@
-"""The index of shards: reads back equal, at any size, and leads nowhere else."""
+"""The index of shards: reads back equal, at any size, leads nowhere else, and runs nothing."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyena_glt.data import shard_index
+from hyena_glt.data.readers import read_columns
 from hyena_glt.data.shard_index import Shard, Shards, encode_index, read_index
+from hyena_glt.errors import DataError
 
 PATHS = st.text(max_size=9).map(lambda name: f"train/{name}".replace("/..", "/,"))
 SHARDS = st.lists(
@@ -59,3 +64,40 @@ def test_a_shard_outside_of_the_folder_is_refused(tmp_path, path):
     pq.write_table(table.set_column(1, "path", pa.array([path])), tmp_path / "shards.parquet")
     with pytest.raises(ValueError, match=re.escape(f"the shard {path!r} lies outside of the folder")):
         read_index(tmp_path, hashlib.sha256((tmp_path / "shards.parquet").read_bytes()).hexdigest())
+
+
+class Pickles(pa.ExtensionType):
+    """What Ray Data calls a column of pickles, and unpickles when one of its values is looked at."""
+
+    def __init__(self) -> None:
+        super().__init__(pa.large_binary(), "ray.data.arrow_pickled_object")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
+
+
+class Hostile:
+    """Something whose pickle makes a folder."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.mark,)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_no_pickle_in_a_parquet_file_runs(tmp_path, nested):
+    import ray.data  # noqa: F401 - makes pyarrow know the type, as in every worker
+
+    column = pa.ExtensionArray.from_storage(Pickles(), pa.array([pickle.dumps(Hostile(tmp_path / "mark"))], pa.large_binary()))
+    column = pa.ListArray.from_arrays([0, 1], column) if nested else column
+    pq.write_table(pa.table({"split": column}), tmp_path / "shards.parquet")
+    content = (tmp_path / "shards.parquet").read_bytes()
+    with pytest.raises(ValueError, match="^its column split is of the type .*ray.data.arrow_pickled_object.*, and only plain"):
+        read_index(tmp_path, hashlib.sha256(content).hexdigest())
+    with pytest.raises(DataError, match=r"shards.parquet is not a readable Parquet file \(its column split is of the type"):
+        read_columns(tmp_path / "shards.parquet", ["split"])
+    assert not (tmp_path / "mark").exists()
+    pq.read_table(tmp_path / "shards.parquet")["split"].to_pylist()
+    assert (tmp_path / "mark").exists(), "this proves nothing: pyarrow itself would not have run it"

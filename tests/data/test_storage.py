@@ -101,6 +101,14 @@ def test_locations():
             location(path)
 
 
+@pytest.mark.parametrize("path", ["s3://AKIA:secret@bucket/a", "s3://AKIA:se/cr+et@bucket/a", "https://me:secret@host/a.fa"])
+def test_a_password_in_a_url_is_refused_and_not_shown(path):
+    """Paths of `evaluate`, `report` and the like are no settings, which are refused before, and stand in messages and results."""
+    with pytest.raises(DataError, match="^a URL with a password, which logs and results would show; put it into the environment") as caught:
+        location(path)
+    assert "AKIA" not in str(caught.value) and "me:" not in str(caught.value)
+
+
 def test_google_cloud_storage_is_opened_in_the_same_way():
     store, key = open_filesystem("gs://bucket/folder/a.fa")
     assert (store.type_name, key) == ("gcs", "bucket/folder/a.fa")

@@ -24,14 +24,14 @@ SETTINGS = (
 """Of a tiny model's run."""
 
 
-def run(data: Path, folder: Location, *settings: str) -> Progress:
-    """Train a tiny model in this process."""
+def run(data: Path, folder: Location, *settings: str, order: str = "") -> Progress:
+    """Train a tiny model in this process, under an order of its driver."""
     given = [*SETTINGS, f"data.train_path={data}", f"data.val_path={data}", *settings]
     latest = {setting.split("=")[0]: setting for setting in given}
     if not any(name.startswith("tasks.") for name in latest):
         latest["tasks"] = "tasks.causal_lm.weight=1"
     ensure_folder(folder / "checkpoints")
-    write_bytes(folder / OWNER_FILE, b"test")
+    write_bytes(folder / OWNER_FILE, f"test {order}".strip().encode())
     return train(load_config(None, list(latest.values())), Worker(0, 1, torch.device("cpu"), folder, "test"))
 
 

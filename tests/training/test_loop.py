@@ -19,6 +19,7 @@ from hyena_glt.data.mixture import open_training
 from hyena_glt.errors import ClusterError
 from hyena_glt.inference import load_model
 from hyena_glt.objectives import IGNORE, CausalLM, build_objective
+from hyena_glt.training import loop
 from hyena_glt.training.checkpoint import COMMIT_FILE, OPTIMIZER_FOLDER, read_info, resolve_checkpoint
 from hyena_glt.training.metrics import METRICS_FILE, read_reports
 from hyena_glt.training.orders import OWNER_FILE, STOP
@@ -164,7 +165,7 @@ def test_stop_request_saves_and_ends(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path, "training.max_steps=1")
     (tmp_path / "checkpoints" / "latest").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hyena_glt.training.worker.Worker.stop_requested", lambda worker, validated: worker.run.joinpath(OWNER_FILE).exists())
+        patch.setattr("hyena_glt.training.worker.Worker.stop_requested", lambda worker: worker.run.joinpath(OWNER_FILE).exists())
         progress = run(data, tmp_path)
     assert (progress.step, progress.stopped_by) == (2, "interrupted")
     assert read_info(resolve_checkpoint(tmp_path / "checkpoints" / "latest")).progress.step == 2
@@ -179,6 +180,20 @@ def test_owner_file(tmp_path: Path) -> None:
     (tmp_path / OWNER_FILE).write_text("theirs")
     with pytest.raises(ClusterError, match="was taken over by a later start of this run"):
         worker.stop_requested()
+
+
+def test_a_start_that_was_taken_over_reports_nothing_more(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even what it has just measured: a later start has gone on from the checkpoint before."""
+    original = loop.evaluate
+
+    def take_over(of: loop.Run) -> object:
+        (tmp_path / OWNER_FILE).write_text("theirs")
+        return original(of)
+
+    monkeypatch.setattr(loop, "evaluate", take_over)
+    with pytest.raises(ClusterError, match=f"^{tmp_path} was taken over by a later start of this run$"):
+        run(data, tmp_path)
+    assert [report["kind"] for report in read_reports(tmp_path / METRICS_FILE)] == ["start", "train", "train", "train"]
 
 
 def test_early_stopping_and_best_model(data: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hyena_glt.config import LoggingConfig, TokenizationConfig
 from hyena_glt.data.batches import Batch
-from hyena_glt.errors import StorageError
+from hyena_glt.errors import ClusterError, StorageError
 from hyena_glt.tokenizers import build_tokenizer
 from hyena_glt.training.metrics import (
     METRICS_FILE,
@@ -206,6 +206,28 @@ def fill(place: Path) -> None:
     with suppress(OSError), (place / "filler").open("wb", buffering=0) as file:
         while file.write(bytes(4096)):
             pass
+
+
+def test_what_could_not_be_written_stays_unwritten_after_a_takeover(tmp_path: Path) -> None:
+    """A storage that comes back to a worker which was cut off has another writer by then."""
+    owners = ["me"]
+
+    def require_owner() -> None:
+        if owners != ["me"]:
+            raise ClusterError("taken over")
+
+    with disk(tmp_path / "disk") as resize:
+        resize(64)
+        log = RunLog(tmp_path / "disk", PLAIN, settings={}, require_owner=require_owner)
+        fill(tmp_path / "disk")
+        for step in range(400):
+            log.write({"kind": "train", "step": step, "loss": 1.0})
+        written = (tmp_path / "disk" / METRICS_FILE).read_bytes()
+        resize(1 << 10)
+        owners[:] = ["another"]
+        with pytest.raises(ClusterError):
+            log.close()
+        assert (tmp_path / "disk" / METRICS_FILE).read_bytes() == written
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread, which is not missed

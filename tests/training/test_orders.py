@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from pathlib import Path
 
+import pytest
 import torch
 
-from hyena_glt.training.orders import Orders, held_at
+from hyena_glt.errors import ClusterError
+from hyena_glt.training.orders import Orders, held_at, read_order
 from hyena_glt.training.worker import Worker
 
 
@@ -16,19 +16,16 @@ def worker(run: Path, token: str) -> Worker:
     return Worker(0, 1, torch.device("cpu"), run, token)
 
 
-def test_a_run_waits_at_a_validation_until_it_may_go_on_or_shall_stop(tmp_path: Path) -> None:
+def test_a_run_is_held_at_a_validation_until_it_may_go_on_or_shall_stop(tmp_path: Path) -> None:
     orders = Orders(tmp_path, after=3)
     held = worker(tmp_path, orders.start())
-    assert [held.stop_requested(step) for step in (0, 2, 3)] == [False] * 3
-    answers: list[bool] = []
-    for order, answer in ((lambda: orders.after(5), False), (orders.stop, True)):
-        thread = threading.Thread(target=lambda: answers.append(held.stop_requested(5 if not answers else 6)))
-        thread.start()
-        time.sleep(0.2)
-        assert thread.is_alive(), "it did not wait"
-        order()
-        thread.join(5)
-        assert answers[-1] is answer
+    assert [held.is_held(step) for step in (0, 2, 3, 5)] == [False, False, False, True]
+    orders.after(5)
+    assert not held.is_held(5) and held.is_held(6) and not held.stop_requested()
+    orders.stop()
+    assert not held.is_held(6) and held.stop_requested()
+    other = Worker(1, 2, torch.device("cpu"), tmp_path, "any")
+    assert not other.is_held(6) and not other.stop_requested(), "only rank 0 looks"
 
 
 def test_a_stop_stays_and_is_there_for_the_next_start_too(tmp_path: Path) -> None:
@@ -36,8 +33,21 @@ def test_a_stop_stays_and_is_there_for_the_next_start_too(tmp_path: Path) -> Non
     first = orders.start()
     orders.stop()
     orders.after(9)
-    assert worker(tmp_path, first).stop_requested(20)
-    assert worker(tmp_path, orders.start()).stop_requested(0)
+    assert worker(tmp_path, first).stop_requested()
+    assert worker(tmp_path, orders.start()).stop_requested()
+
+
+def test_a_driver_whose_run_was_taken_over_gives_no_order_and_starts_nothing(tmp_path: Path) -> None:
+    early, later = Orders(tmp_path), Orders(tmp_path)
+    early.start()
+    token = later.start()
+    assert later.owned() and not early.owned()
+    for act in (early.stop, early.start, lambda: early.after(5)):
+        with pytest.raises(ClusterError, match=f"^{tmp_path} was taken over by a later start of this run$"):
+            act()
+    assert read_order(tmp_path) == (token, "")
+    later.stop()
+    assert read_order(tmp_path) == (token, "stop") and later.start() != token, "a restart is no takeover"
 
 
 def test_held_at() -> None:

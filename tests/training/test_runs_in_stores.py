@@ -15,7 +15,7 @@ from hyena_glt.config import load_config
 from hyena_glt.data.storage import Url, download, list_files, names_in, read_bytes, remove_file, write_bytes
 from hyena_glt.errors import CheckpointError, ClusterError, StorageError
 from hyena_glt.inference import load_model
-from hyena_glt.training import desk, orders, saver
+from hyena_glt.training import desk, loop, orders, saver
 from hyena_glt.training.checkpoint import COMMIT_FILE, WEIGHTS_FILE, newest_whole, read_info, resolve_checkpoint, step_name
 from hyena_glt.training.metrics import METRICS_FILE, last_reports, read_reports
 from hyena_glt.training.orders import LastOrder, Orders
@@ -238,6 +238,25 @@ def test_orders_are_read_beside_the_training(bucket: Url, server, monkeypatch: p
         wait_for(lambda: worker.stop_requested() is None)
 
 
+def test_a_start_that_was_taken_over_stores_nothing_more(data: Path, bucket: Url, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither while it trains on, not knowing yet, nor when it ends: the metrics are then the later start's."""
+    folder, original, later = bucket / "a", loop._accumulate, Orders(bucket / "a")
+    monkeypatch.setattr(desk, "STORE_S", 0.05)
+
+    def be_taken_over(of: loop.Run, *rest: object) -> bool:
+        if of.progress.step == 4:
+            later.start()
+            write_bytes(folder / METRICS_FILE, b'{"kind": "start", "step": 3}\n')
+            time.sleep(1)  # in which there is something to store, often
+        return original(of, *rest)
+
+    monkeypatch.setattr(loop, "_accumulate", be_taken_over)
+    with pytest.raises(ClusterError, match=f"^{folder} was taken over by a later start of this run$"):
+        run(data, folder)
+    assert read_reports(folder / METRICS_FILE) == [{"kind": "start", "step": 3}]
+    assert later.owned()
+
+
 def test_the_driver_shows_what_the_store_holds(bucket: Url, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = {"kind": "train", "step": 20, "total_steps": 40, "loss": 1.0, "bits_per_base": 1.5, "tokens_per_s": 1e4, "elapsed_s": 8.0}
     write_bytes(bucket / "a" / METRICS_FILE, (json.dumps({**train, "step": 10}) + "\n").encode())
@@ -253,8 +272,6 @@ def test_the_driver_shows_what_the_store_holds(bucket: Url, tmp_path: Path, caps
 
 
 def test_a_worker_that_stands_still_is_known_in_the_store(data: Path, bucket: Url, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hyena_glt.training import loop
-
     monkeypatch.setattr(desk, "STORE_S", 0.1)
     write_bytes(bucket / "a/stacks/rank_0.txt", b"of an earlier start")
     original, seen = loop._accumulate, []
