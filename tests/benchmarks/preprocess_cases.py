@@ -33,20 +33,23 @@ def ours(inputs: list[str], output: str, settings: list[str], cpus: int, warm_up
     from hyena_glt.config import load_config
     from pipelines._ray import start_ray
 
-    def run(paths: list[str], path: str, more: list[str]) -> Row:
+    def run(paths: list[str], path: str, chosen: list[str]) -> Row:
         places = [f"preprocessing.input_path={json.dumps(paths)}", f"output.path={path}"]
-        return pipelines.preprocess.preprocess(load_config(None, [*settings, *places, *more]))
+        return pipelines.preprocess.preprocess(load_config(None, [*chosen, *places]))
+
+    # Many small shards, so that every worker gets some; variants are those of the inputs.
+    small = [*(setting for setting in settings if not setting.startswith("preprocessing.variants.")), "output.chunk_size=64"]
 
     begun = time.perf_counter()
     with start_ray("local", cpus):
         ray_s = time.perf_counter() - begun
-        run([warm_up], f"{output}.warm_up", ["output.chunk_size=64"])  # many small shards, so that every worker gets some
+        run([warm_up], f"{output}.warm_up", small)
         warm_up_s = time.perf_counter() - begun - ray_s
         clock = StageClock()
         print(READY, flush=True)
         started = time.perf_counter()
         with contextlib.redirect_stderr(clock):
-            result = run(inputs, output, [])
+            result = run(inputs, output, settings)
         seconds = time.perf_counter() - started
         splits = list(result["splits"].values())
         report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,13 @@ from tests.data.source_reference import Row, read_shard
 
 DATA = Path(__file__).parents[1] / "data"
 YEAST, GFF = DATA / "annotations/SmikIFO1815_1.fna.gz", DATA / "annotations/SmikIFO1815_1.gff.gz"
+CRESS, CRESS_GTF = DATA / "annotations/AthaTAIR10_chr1_30kb.fna.gz", DATA / "annotations/AthaTAIR10_chr1_30kb.gtf.gz"
+HUMAN, HUMAN_BED = DATA / "annotations/chr20_2.63M.fa.gz", DATA / "annotations/chr20_2.63M.bed"
 PEOPLE, CHROMOSOME = DATA / "population/chr20_2.34M.vcf.gz", DATA / "population/chr20_2.34M.fa.gz"
+MIR_1292 = "CCTGGGAACGGGTTCCGGCAGACGCTGAGGTTGCGTTGACGCTCGCGCCCCGGCTCCCGTTCCAGG"
+"""The stem-loop hsa-mir-1292 as miRBase has it."""
+NAC001_MD5 = "60a92934c86950aff5ef6f8656df9e97"
+"""Of the transcript NM_099983.2 in NCBI's file of transcripts: six exons, 1,688 bases; its gene has no other."""
 CAPSID = "MDIRQGPKEPFRDYVDRFYKTLRAEQASQEVKNWMTETLLVQNANPDCKTILKALGPGATLEEMMTACQG"
 LAC_REPRESSOR = "MKPVTLYDVAEYAGVSYQTVSRVVNQASHVSAKTREKVEAAMAELNYIPNR"
 
@@ -127,6 +134,70 @@ def test_annotation(tmp_path):
     assert {row.start for row in every(rows) if "tRNA" in row.labels} == {
         row.start for row in every(rows) if covered("tRNA")[row.start : row.start + row.length].any()
     }
+
+
+def stored_letters(rows: list[Row], bases: int) -> str:
+    """The bases of a record that rows hold, in their places; spaces elsewhere. No base may be in two rows."""
+    letters = [" "] * bases
+    for row in rows:
+        assert set(letters[row.start : row.start + row.length]) == {" "}
+        letters[row.start : row.start + row.length] = spelt(row.ids)
+    return "".join(letters)
+
+
+def only(letters: str, places: set[int]) -> str:
+    return "".join(letter if at in places else " " for at, letter in enumerate(letters))
+
+
+def around_start(first: int, end: int, strand: str, upstream: int, downstream: int) -> range:
+    """The bases around the first of a feature on its strand, all of them 0-based."""
+    return range(first - upstream, first + downstream + 1) if strand == "+" else range(end - 1 - downstream, end + upstream)
+
+
+def test_starts_of_genes_in_bed(tmp_path):
+    rows, dropped = run("promoters", tmp_path / "out")
+    genes = [(int(first), int(end), name, strand) for _, first, end, name, _, strand in map(str.split, HUMAN_BED.read_text().splitlines())]
+    letters, found = letters_of(HUMAN), stored_letters(every(rows), 20_000)
+    starts = {at for first, end, _, strand in genes for at in around_start(first, end, strand, 1000, 1000)}
+    assert found == only(letters, starts) and found[3422:3488] == MIR_1292
+    for row in every(rows):
+        assert row.labels == tuple(sorted(name for first, end, name, _ in genes if first < row.start + row.length and end > row.start))
+    # IDH3B starts where it ends in the file, at 14,843, for it lies on the minus strand.
+    assert [(row.start, row.length) for row in rows["val"]] == [(13_842, 512), (14_354, 512), (14_866, 512), (15_378, 465)]
+    assert [row.labels for row in rows["val"]] == [("IDH3B",), ("IDH3B",), (), ()]
+    assert dropped == {"not_selected": {"bases": 20_000 - len(starts) - 2 * 512}, "split_gap": {"bases": 2 * 512}}
+
+
+ONLY_SELECTED = ["preprocessing.label_regions=null", "preprocessing.weight_regions=null", f"preprocessing.input_path={CRESS}",
+                 f"preprocessing.select_regions.path={CRESS_GTF}", "preprocessing.split.val=0", "preprocessing.split.test=0"]
+
+
+def of_cress(kind: str) -> list[tuple[int, int, str]]:
+    """(first base, end, strand) of the features of a type, by the columns of the GTF alone, 0-based."""
+    lines = (line.split("\t") for line in gzip.open(CRESS_GTF, "rt") if not line.startswith("#"))
+    return [(int(columns[3]) - 1, int(columns[4]), columns[6]) for columns in lines if columns[2] == kind]
+
+
+def test_only_the_exons_of_a_gtf(tmp_path):
+    rows, dropped = run("annotation", tmp_path / "out", *ONLY_SELECTED, "preprocessing.select_regions.types=[exon]",
+                        "preprocessing.select_regions.upstream=0")
+    exons = {at for first, end, _ in of_cress("exon") for at in range(first, end)}
+    found = stored_letters(every(rows), 30_000)
+    assert found == only(letters_of(CRESS).upper(), exons)
+    spliced = found[3630:5899].replace(" ", "")
+    assert len(spliced) == 1688 and hashlib.md5(spliced.encode()).hexdigest() == NAC001_MD5
+    assert dropped["not_selected"] == {"bases": 30_000 - len(exons)}
+
+
+def test_starts_of_transcripts_in_a_gtf(tmp_path):
+    rows, _ = run("annotation", tmp_path / "out", *ONLY_SELECTED, "preprocessing.select_regions.types=[transcript]",
+                  "preprocessing.select_regions.anchor=start", "preprocessing.select_regions.upstream=200",
+                  "preprocessing.select_regions.downstream=50")
+    transcripts = of_cress("transcript")
+    assert [strand for *_, strand in transcripts].count("-") == 9 and len(transcripts) == 13
+    starts = {at for transcript in transcripts for at in around_start(*transcript, 200, 50)}
+    assert stored_letters(every(rows), 30_000) == only(letters_of(CRESS).upper(), starts)
+    assert (rows["train"][0].start, rows["train"][0].length) == (3630 - 200, 251)  # NAC001 starts at base 3,631, on the plus strand
 
 
 def test_soft_masked_weight(tmp_path):
