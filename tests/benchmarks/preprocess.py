@@ -66,7 +66,7 @@ class Genomes:
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed; `arguments` go to preprocess_cases.py, and are empty for savanna."""
+    """What is timed; `arguments` go to `script`, and are empty for savanna."""
 
     what: str
     data: Genomes
@@ -74,6 +74,7 @@ class Case:
     window: int | None = None
     compress: bool | None = None
     workers: int = 1
+    script: Path = CASES
 
     @property
     def key(self) -> Row:
@@ -144,7 +145,7 @@ def command_of(case: Case, work: Path, args: argparse.Namespace) -> list[str]:
         script = [str(args.savanna_python), "-u", str(args.savanna / "tools" / "preprocess_data.py")]
         return [*script, "--input", documents, "--output-prefix", prefix, "--tokenizer-type", "CharLevelTokenizer"]
     python = args.hyenadna_python if case.what == "HyenaDNA's way" else sys.executable
-    return [str(python), str(CASES), json.dumps(case.arguments | {"inputs": list(map(str, case.data.files))})]
+    return [str(python), str(case.script), json.dumps(case.arguments | {"inputs": list(map(str, case.data.files))})]
 
 
 def run(case: Case, work: Path, args: argparse.Namespace, *, memory: bool = False) -> Row:

@@ -110,17 +110,25 @@ def heading(title: str, report: Row) -> list[str]:
 
 
 def conditions(report: Row) -> str:
-    """What the figures hold under, and a warning if something else ran too."""
+    """What the figures hold under."""
     runs = [run for row in report["rows"] for run in row["runs"]]
-    others = sum(run["other_cores"] * run["seconds"] for run in runs) / sum(run["seconds"] for run in runs)
-    busy = others > QUIET_CORES or report["load_average"][0] > QUIET_LOAD
     ray_s, warm_up_s = (max(run[key] for run in runs if key in run) for key in ("ray_s", "warm_up_s"))
     return (
-        f"{'**The machine was busy: the figures are not to be trusted.** ' if busy else ''}While cases ran, other processes kept "
-        f"{others:.2f} cores busy on average. Ray's workers ran at nice {report['nice_of_ray_workers']}. Each case is bound to as many "
+        f"{others_too(report)} Each case is bound to as many "
         f"cores as it has workers. Left out of ours: at most {ray_s:.1f} s to start Ray and {warm_up_s:.1f} s for a first small run; left "
         "out of the others: imports, pyfaidx's index, savanna's JSON Lines. Inputs are plain FASTA in the page cache; nobody waits for the "
         "disk except by a sync of its own."
+    )
+
+
+def others_too(report: Row) -> str:
+    """How busy others kept the machine, and a warning if that was too much."""
+    runs = [run for row in report["rows"] for run in row["runs"]]
+    others = sum(run["other_cores"] * run["seconds"] for run in runs) / sum(run["seconds"] for run in runs)
+    busy = others > QUIET_CORES or report["load_average"][0] > QUIET_LOAD
+    return (
+        f"{'**The machine was busy: the figures are not to be trusted.** ' if busy else ''}While cases ran, other processes kept "
+        f"{others:.2f} cores busy on average. Ray's workers ran at nice {report['nice_of_ray_workers']}."
     )
 
 
