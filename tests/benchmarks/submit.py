@@ -3,9 +3,9 @@
     python tests/benchmarks/submit.py [--repeats 3]
 
 A real head with its job server on this machine; the first submission warms it up and is not counted. Moments are read from outside, by
-what appears in the run folder: `environment.json` when the driver has planned the run, `.owner` when it asks Ray Train for the workers,
-`metrics.jsonl` when the engine is built, its first line of training when the first step is done. Rows go to submit.{json,md} below --out,
-whose notes are kept.
+what appears: a line in the job's log when its driver's process is started; in the run folder `environment.json` when the driver has
+planned the run, `.owner` when it asks Ray Train for the workers, `metrics.jsonl` when the engine is built, its first line of training when
+the first step is done. Rows go to submit.{json,md} below --out, whose notes are kept.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def submission(head: Head, data: Path, name: str) -> Row:
     assert job.stderr
     while "follows it" not in job.stderr.readline():
         assert job.poll() is None
-    parts, metrics = {}, run / METRICS_FILE
+    parts, metrics, log = {}, run / METRICS_FILE, head.session / "logs" / f"job-driver-{name}.log"
     moments: dict[str, Callable[[], bool]] = {
-        "sent": lambda: True, "started": (head.session / "logs" / f"job-driver-{name}.log").exists,
+        "sent": lambda: True, "started": lambda: "Running entrypoint" in log.read_text(),
         "planned": (run / "environment.json").exists, "asked": (run / OWNER_FILE).exists, "built": metrics.exists,
         "stepped": lambda: '"train"' in metrics.read_text(),
     }
