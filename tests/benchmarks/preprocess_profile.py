@@ -104,12 +104,12 @@ def lines(whole: list[Row], parts: list[Row], stages: list[Row]) -> list[Row]:
 
 
 def markdown(report: Row) -> str:
-    """The page."""
+    """The page; others' cores are those of the whole runs, because the Ray of the parts ends while they are watched."""
     bases, total = report["bases"], report["lines"][-1]
     return "\n".join([
         *heading("Where the time of preprocessing goes", report),
         f"\n{bases:,} bases as plain FASTA, windows of {WINDOW:,}, one token a base, zstd; each of {len(report['rows'][0]['runs'])} runs "
-        f"bound to one core, and so were those of its parts; medians. {others_too(report)}\n",
+        f"bound to one core, and so were those of its parts; medians. {others_too(report | {'rows': report['rows'][:1]})}\n",
         "## Seconds\n",
         "By the lines that tell the progress: the whole run; the same work without Ray, in the tasks of stages and in the driver outside "
         "of them; Ray Data's stages with tasks that do nothing; what such stages take more, beside their tasks, when those take the CPU "
