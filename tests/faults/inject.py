@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from hyena_glt.training.checkpoint import OPTIMIZER_FOLDER, newest_whole
+from tests.cluster.head import wait_until
 from tests.cluster.machines import Host, Machine, Switch
 from tests.faults.campaign import RECOVERY_S, Campaign
 
@@ -92,7 +93,9 @@ def take_the_storage_away(campaign: Campaign) -> str:
 
 def damage_a_shard(campaign: Campaign) -> str:
     """A bit of the newest checkpoint changes, and then a worker is lost."""
+    workers = set(campaign.workers())
     kill_a_worker(campaign)
+    wait_until(lambda: workers.isdisjoint(campaign.workers()), NOTICE_S)  # else a save that is under way comes behind the damaged one
     folder = newest_whole(campaign.run, [])
     assert folder
     path = campaign.rng.choice(sorted((folder / OPTIMIZER_FOLDER).rglob("*.pt")))
