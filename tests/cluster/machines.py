@@ -176,6 +176,7 @@ class Switch:
     def machine(self, number: int) -> Machine:
         """A new machine at 10.77.0.`number`, in the place of one that has ended where there was one."""
         machine = Machine(Holder("--net", "--pid", "--mount", "--uts"), f"{NETWORK}.{number}")
+        self._unplug(machine.address)
         self._plug_in(machine)
         self._machines.append(machine)
         for command in (
@@ -192,6 +193,11 @@ class Switch:
         """Pull the cable of a machine, whose processes go on and know nothing of it."""
         self._run("ip", "link", "set", self._cables[machine.address], "down")
 
+    def _unplug(self, address: str) -> None:
+        """Take away the cable of one that has ended: its network can outlive it by minutes, and answers for the address until then."""
+        if port := self._cables.pop(address, None):
+            subprocess.run([*self._inside, "ip", "link", "delete", port], capture_output=True)  # gone where the network is
+
     def _plug_in(self, machine: Machine) -> None:
         port = f"port{len(self._machines)}"
         to_switch = ["type", "veth", "peer", "name", port, "netns", str(self._holder.pid)]
@@ -200,7 +206,11 @@ class Switch:
         self._cables[machine.address] = port
 
     def _run(self, *words: str) -> None:
-        _must("nsenter", f"--target={self._holder.pid}", "--net", *words)
+        _must(*self._inside, *words)
+
+    @property
+    def _inside(self) -> list[str]:
+        return ["nsenter", f"--target={self._holder.pid}", "--net"]
 
 
 def _child(pid: int) -> int:
