@@ -127,12 +127,12 @@ def test_a_command_that_fails_fails_the_job(allocation: Allocation) -> None:
 
 @pytest.mark.long
 def test_a_ray_that_does_not_start_fails_the_job(allocation: Allocation) -> None:
-    """symmetric-run itself ends with 0 there."""
+    """symmetric-run itself ends with 0 there, or with the error of its head where that is found first."""
     listen = f"import socket, time; s = socket.create_server(('10.77.0.1', {PORT})); time.sleep(1000)"
     allocation.nodes[0].popen([sys.executable, "-c", listen])
     status, out, err = finished(allocation.submit("doctor"))
     assert status == 1, out + err
-    assert "error: Ray ended on machine1 before the command did" in err
+    assert "error: Ray ended on machine1 before the command did" in err or "Failed to start GCS" in err
     assert err.splitlines()[-1] == (
         "error: the command did not run to its end, because Ray did not start on all 2 nodes or ended on one; see above"
     )
