@@ -21,8 +21,10 @@ done
 # The job's folder, which only its owner may enter, on storage that all nodes share: the home folder is, on most clusters.
 job=${HYENA_GLT_JOBS:-$HOME/.hyena-glt/jobs}/$SLURM_JOB_ID
 rm -rf "$job"
-mkdir -p -m 700 "$job"
+mkdir -p "$(dirname "$job")"
+mkdir -m 700 "$job"
 trap 'rm -rf "$job"' EXIT
+# shellcheck disable=SC2329  # the traps call it
 stop() { if [[ -e $job/pid ]]; then kill -TERM "$(< "$job/pid")" || true; fi; }
 requeue=
 trap 'requeue=1; stop' USR1
@@ -39,15 +41,17 @@ ulimit -n "$(ulimit -Hn)"
 head=${HYENA_GLT_HEAD_ADDRESS:-$(hostname --all-ip-addresses | cut -d' ' -f1)}
 address=$head:$((20000 + SLURM_JOB_ID % 10000))
 
-# What each node runs. symmetric-run ends with 0 also where Ray did not start, as on a node that is faster than a busy head: then it is
-# tried again. The command leaves its exit status, and a node on which Ray ends before that ends the job. It leaves its process number
-# too, to be told to stop: only it is to hear of that, as Ray's own processes would end before the checkpoint is saved.
+# What each node runs. A node that is faster than a busy head does not find it, and tries again; where the head's own Ray does not start
+# (symmetric-run may end with 0 there), that ends the job. The command leaves its exit status, and a node on which Ray ends before that
+# ends the job. It leaves its process number too, to be told to stop: only it is to hear of that, as Ray's own processes would end before
+# the checkpoint is saved.
 # shellcheck disable=SC2016
 command='(echo $BASHPID > "$0/pid"; exec "$@"); status=$?; echo $status > "$0/status"; exit $status'
 # shellcheck disable=SC2016
-node='for attempt in 1 2 3; do
-    ray symmetric-run "$@" || exit
-    if [[ -e $0/status ]]; then exit 0; elif [[ -e $0/pid ]]; then break; fi
+node='for attempt in $(seq $((SLURM_NODEID ? 3 : 1))); do
+    ray symmetric-run "$@"
+    ended=$?
+    if [[ -e $0/status ]]; then exit $ended; elif [[ -e $0/pid ]]; then break; fi
 done
 echo "error: Ray ended on $(hostname) before the command did" >&2
 exit 1'

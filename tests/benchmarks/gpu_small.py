@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from page import write_report
+
 RESULTS = Path(__file__).parent / "results"
 LENGTHS = (1024, 8192, 32768, 131072)
 TOKENS_PER_STEP = 131072
@@ -92,7 +94,6 @@ def figures(metrics: Path) -> Row:
 
 def write(report: Row, out: Path) -> None:
     """The report as JSON, and as a table of mixers by length."""
-    (out / "gpu_small.json").write_text(json.dumps(report, indent=1) + "\n")
     rows = report["rows"]
     first = next((row for row in rows if "device" in row and "cpu" in row), {})
     text = [
@@ -105,7 +106,7 @@ def write(report: Row, out: Path) -> None:
         "| mixers | length | tokens/s | slowest to fastest | lines | peak GB | MFU (6N) | steps | loss, first to last line | status |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    (out / "gpu_small.md").write_text("\n".join([*text, *map(_table_row, rows)]) + "\n")
+    write_report(out, "gpu_small", report, "\n".join([*text, *map(_table_row, rows)]))
 
 
 def _table_row(row: Row) -> str:

@@ -15,8 +15,6 @@ import argparse
 import gzip
 import json
 import os
-import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -30,7 +28,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pysam
 from meters import Peaks
-from page import write_page
+from page import shown, write_report
 from preprocess_report import Row, heading, machine_facts, output_of
 
 from hyena_glt.data.manifest import Manifest, read_manifest
@@ -110,11 +108,6 @@ def run(command: Sequence[str], work: Path) -> Row:
     if process.wait():
         raise SystemExit(f"{' '.join(command)} failed:\n{(work / 'stderr').read_text()[-4000:]}")
     return {"seconds": seconds, "peak_mib": peak_mib}
-
-
-def shown(command: Sequence[str]) -> str:
-    """As a shell takes it, with the folders of this machine cut off."""
-    return re.sub(r"(?<=[ =])/\S*/", ".../", shlex.join(command))
 
 
 def counts(manifest: Manifest) -> Row:
@@ -201,9 +194,7 @@ def main() -> None:
         for case in cases(args.data.absolute(), Path(folder)):
             report["rows"].append(measure(case, args.data.absolute() / FASTA, Path(folder)))
             print(json.dumps(report["rows"][-1]), flush=True)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "haplotypes.json").write_text(json.dumps(report, indent=1) + "\n")
-    write_page(args.out / "haplotypes.md", markdown(report))
+    write_report(args.out, "haplotypes", report, markdown(report))
 
 
 if __name__ == "__main__":

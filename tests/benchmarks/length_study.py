@@ -25,7 +25,7 @@ from textwrap import dedent
 from typing import Any
 
 from equal_time import STUDY, run_arms
-from page import write_page
+from page import write_report
 from scipy.stats import t as student
 
 from hyena_glt.evaluation.run_folder import reports_that_count
@@ -185,8 +185,7 @@ def table(out: Path, results: Path) -> None:
             parts += [f"## Lengths at equal {equal}, {what}", _facts(trials), markdown(header, length_rows(trials)), *note]
     if missing := [name for name in (*SWEEPS, *TIMED) if name not in found]:
         parts.append(f"Not run: {', '.join(missing)}.")
-    known.write_text(json.dumps(found, indent=1) + "\n")
-    write_page(results / "length_study.md", "\n\n".join(parts))
+    write_report(results, "length_study", found, "\n\n".join(parts))
 
 
 def _facts(trials: list[Record]) -> str:

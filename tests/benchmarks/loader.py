@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from page import write_report
 
 from hyena_glt.config import config_from_dict
 from pipelines.debug_data import open_batches, time_loader
@@ -91,13 +92,11 @@ def write(rows: list[Row], out: Path) -> None:
     if torch.cuda.is_available():
         machine += f", {torch.cuda.get_device_name()}"
     head = {"machine": machine, "command": shlex.join(["python", "tests/benchmarks/loader.py", *sys.argv[1:]]), "torch": torch.__version__}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "loader.json").write_text(json.dumps(head | {"rows": rows}, indent=1) + "\n")
     table = ["| case | processes | tokens/s | waited, share of a step |", "|---|---|---|---|"]
     table += [f"| {row['case']} | {row['processes']} | {row['tokens_per_s']:,} | {_percent(row.get('wait_share'))} |" for row in rows]
     where = f"{head['machine']}; torch {head['torch']}; `{head['command']}`"
     text = f"# The training loader\n\n{where}\n\nRows of {SEQUENCE_LENGTH:,} tokens.\n\n"
-    (out / "loader.md").write_text(text + "\n".join(table) + "\n")
+    write_report(out, "loader", head | {"rows": rows}, text + "\n".join(table))
 
 
 def _percent(share: float | None) -> str:

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import torch
-from page import cpu_name
+from page import cpu_name, write_report
 from torch import nn
 
 from hyena_glt.config.tree import ModelConfig
@@ -79,9 +79,7 @@ def main() -> None:
     print("\n".join(json.dumps(row) for row in rows))
     report = {"command": f"python tests/benchmarks/operators_cpu.py --repetitions {repetitions}",
               "machine": cpu_name(), "torch": torch.__version__, "repetitions": repetitions, "rows": rows}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "operators_cpu.json").write_text(json.dumps(report, indent=1) + "\n")
-    (RESULTS / "operators_cpu.md").write_text(markdown(report))
+    write_report(RESULTS, "operators_cpu", report, markdown(report))
 
 
 if __name__ == "__main__":

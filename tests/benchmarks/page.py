@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 NOTES = "## Notes"
 
 
-def write_page(path: Path, text: str) -> None:
-    """Write a page anew; what stands in it from `NOTES` on is kept."""
-    notes = "".join(path.read_text().partition(NOTES)[1:]) if path.exists() else ""
-    path.write_text(f"{text.rstrip()}\n\n{notes}".rstrip() + "\n")
+def write_report(out: Path, name: str, report: object, text: str) -> None:
+    """Write NAME.json, and NAME.md anew; what stands in the page from `NOTES` on is kept."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    page = out / f"{name}.md"
+    notes = "".join(page.read_text().partition(NOTES)[1:]) if page.exists() else ""
+    page.write_text(f"{text.rstrip()}\n\n{notes}".rstrip() + "\n")
+
+
+def shown(command: Sequence[str]) -> str:
+    """As a shell takes it, with the folders of this machine cut off."""
+    return re.sub(r"(?<=[ ='])/(\S*/)?", ".../", shlex.join(command))
 
 
 def cpu_name() -> str:

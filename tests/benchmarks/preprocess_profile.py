@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from page import write_page
+from page import write_report
 from preprocess import OURS, RESULTS, Case, Genomes, our_case, plain_genomes, run, synthetic
 from preprocess_report import Row, heading, machine_facts, others_too
 
@@ -157,9 +157,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="preprocess_profile_", dir=args.work) as work:
         report = measure_all(args, Path(work))
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "preprocess_profile.json").write_text(json.dumps(report, indent=1) + "\n")
-    write_page(args.out / "preprocess_profile.md", markdown(report))
+    write_report(args.out, "preprocess_profile", report, markdown(report))
 
 
 if __name__ == "__main__":

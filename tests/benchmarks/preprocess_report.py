@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from page import shown, write_report
 
 QUIET_LOAD, QUIET_CORES = 0.5, 0.1
 """Load average before the start, and cores that others kept busy on average, above which a report says that the machine was busy."""
@@ -26,9 +26,8 @@ SECOND_WORKER = 1.8
 def machine_facts(words: Sequence[str], clones: Mapping[str, tuple[Path, Path, tuple[str, ...]]]) -> Row:
     """Machine, load, command (absolute paths cut to their names) and, of each clone with its Python, commit and versions; printed too."""
     models = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    shown = [f".../{Path(word).name}" if word.startswith("/") else word for word in words[1:]]
     facts = {
-        "command": " ".join([f"python tests/benchmarks/{Path(words[0]).name}", *shown]),
+        "command": shown(["python", f"tests/benchmarks/{Path(words[0]).name}", *words[1:]]),
         "machine": f"{next(iter(models), platform.processor())}, {os.cpu_count()} CPUs, {psutil.virtual_memory().total / 2**30:.0f} GiB",
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "nice_of_ray_workers": int(os.environ.get("RAY_worker_niceness", "15")),
@@ -74,9 +73,7 @@ def ratios(rows: Sequence[Row]) -> list[Row]:
 def write(report: Row, out: Path) -> None:
     """The report with its ratios as JSON, and as tables."""
     report = report | {"ratios": ratios(report["rows"])}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "preprocess_cpu.json").write_text(json.dumps(report, indent=1) + "\n")
-    (out / "preprocess_cpu.md").write_text("\n".join(markdown(report)) + "\n")
+    write_report(out, "preprocess_cpu", report, "\n".join(markdown(report)))
 
 
 def markdown(report: Row) -> list[str]:

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import pysam
-from page import write_page
+from page import write_report
 from preprocess import DEFAULTS, LINE, OURS, RESULTS, Case, Genomes, our_case, plain_genomes, run, synthetic
 from preprocess_report import Row, heading, machine_facts
 
@@ -231,9 +231,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="preprocess_scale_", dir=args.work) as work:
         report = measure_all(args, Path(work))
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "preprocess_scale.json").write_text(json.dumps(report, indent=1) + "\n")
-    write_page(args.out / "preprocess_scale.md", markdown(report))
+    write_report(args.out, "preprocess_scale", report, markdown(report))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from page import shown
 from race_loop import Setup, run
 from race_markov import markov_row
 from race_recipes import CONTESTANTS, contestant
@@ -88,10 +89,9 @@ def one(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace, rows: list[Path]) -> Row:
     """The rows there are so far, and what they were measured on."""
-    words = [f".../{Path(word).name}" if word.startswith("/") else word for word in sys.argv[1:]]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
     return {
-        "command": " ".join(["python tests/benchmarks/race.py", *(f'"{w}"' if " " in w else w for w in words)]),
+        "command": shown(["python", "tests/benchmarks/race.py", *sys.argv[1:]]),
         "machine": f"{torch.cuda.device_count()} x {device}, {os.cpu_count()} CPUs",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": version("numpy")},
         "seconds": args.seconds, "reverse_complement": args.reverse_complement, "max_shift": args.max_shift, "eval_rows": args.eval_rows,

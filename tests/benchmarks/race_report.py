@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from page import write_page
+from page import write_report
 from race_recipes import Recipe
 
 Row = dict[str, Any]
@@ -14,10 +14,9 @@ Row = dict[str, Any]
 
 def write(report: Row, out: Path, name: str) -> None:
     """The report as JSON, and as tables of results, of bits per base over time, and of settings."""
-    (out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
     rows = [row for row in report["rows"] if "evaluations" in row]
     text = [*_head(report), *_results(report, rows), *_curves(rows), *_settings(rows)]
-    write_page(out / f"{name}.md", "\n".join(text))
+    write_report(out, name, report, "\n".join(text))
 
 
 def _head(report: Row) -> list[str]:

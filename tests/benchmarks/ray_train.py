@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from gpu_small import where  # noqa: E402
-from page import write_page  # noqa: E402
+from page import write_report  # noqa: E402
 
 from hyena_glt.training.orders import OWNER_FILE  # noqa: E402
 
@@ -124,7 +124,6 @@ def figures(metrics: Path) -> Row:
 
 def write(report: Row, out: Path) -> None:
     """The rows as JSON and as a page."""
-    (out / "ray_train.json").write_text(json.dumps(report, indent=1) + "\n")
     rows = report["rows"]
     found = next((row for row in rows if "cpu" in row), {})
     versions = ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items())
@@ -138,7 +137,7 @@ def write(report: Row, out: Path) -> None:
     medians = {way: statistics.median(found) for way in WAYS if (found := [row["tokens_per_s"] for row in rows if row["way"] == way])}
     if len(medians) == len(WAYS):
         text += ["", f"Medians: Ray Train has {medians[RAY] / medians[TORCHRUN]:.2%} of torchrun's tokens/s."]
-    write_page(out / "ray_train.md", "\n".join(text))
+    write_report(out, "ray_train", report, "\n".join(text))
 
 
 def main() -> None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-from page import write_page
+from page import write_report
 
 Row = dict[str, Any]
 
 
 def write(report: Row, out: Path) -> None:
     """The report as JSON and as tables."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "scale.json").write_text(json.dumps(report, indent=1) + "\n")
     text = [*_head(report), *_plan(report), *(_actors(report) if "actors" in report else []), *_commit(report), *_decode(report)]
-    write_page(out / "scale.md", "\n".join(text))
+    write_report(out, "scale", report, "\n".join(text))
 
 
 def _head(report: Row) -> list[str]:

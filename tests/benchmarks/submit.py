@@ -11,7 +11,6 @@ the first step is done. Rows go to submit.{json,md} below --out, whose notes are
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import shlex
@@ -27,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from page import cpu_name, write_page  # noqa: E402
+from page import cpu_name, write_report  # noqa: E402
 
 from hyena_glt.training.metrics import METRICS_FILE  # noqa: E402
 from hyena_glt.training.orders import OWNER_FILE  # noqa: E402
@@ -75,7 +74,6 @@ def submission(head: Head, data: Path, name: str) -> Row:
 
 def write(report: Row, out: Path) -> None:
     """The rows as JSON and as a page."""
-    (out / "submit.json").write_text(json.dumps(report, indent=1) + "\n")
     rows = report["rows"]
     text = [
         "# From submission to the first step\n", f"`{report['command']}`\non {report['machine']}; python {platform.python_version()}, "
@@ -85,7 +83,7 @@ def write(report: Row, out: Path) -> None:
     for name, part in (PARTS | {"whole": "altogether"}).items():
         seconds = [row[name] for row in rows]
         text.append(f"| {part} | {statistics.median(seconds):.1f} | {', '.join(f'{one:.1f}' for one in seconds)} |")
-    write_page(out / "submit.md", "\n".join(text))
+    write_report(out, "submit", report, "\n".join(text))
 
 
 def main() -> None:

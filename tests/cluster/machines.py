@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -49,14 +50,14 @@ class Holder:
         self.process.wait()
 
 
-class Host:
+class Host(ABC):
     """Where to run commands: a `Machine`, or a `loopback.Node` in its place."""
 
     address: str
 
+    @abstractmethod
     def popen(self, words: Sequence[str], env: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen:
         """Start a command here."""
-        raise NotImplementedError
 
     def run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Run a command here to its end."""
@@ -80,13 +81,13 @@ class Host:
                     found.append(process)
         return found
 
+    @abstractmethod
     def owns(self, process: psutil.Process) -> bool:
         """Whether a process of this system runs on the host."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self) -> None:
         """Switch it off, without a word to anybody."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,10 @@ def step(words: list[str]) -> int:
     first = next(number for number, word in enumerate(words) if not word.startswith("-"))
     if absent := ALWAYS - set(words[:first]):
         sys.exit(f"this srun behaves as with {', '.join(sorted(absent))} and no other way")
-    asked = {"words": words[first:], "environment": dict(os.environ), "folder": os.getcwd()}
     with selectors.DefaultSelector() as nodes:
-        for path in os.environ["SLURM_NODE_SOCKETS"].split(":"):
+        for number, path in enumerate(os.environ["SLURM_NODE_SOCKETS"].split(":")):
+            environment = {**os.environ, "SLURM_NODEID": str(number)}
+            asked = {"words": words[first:], "environment": environment, "folder": os.getcwd()}
             node = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             node.connect(path)
             socket.send_fds(node, [json.dumps(asked).encode()], [1, 2])

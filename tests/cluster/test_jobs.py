@@ -76,7 +76,7 @@ def stopped(head: Head, data: dict) -> Iterator[Stopped]:
     following = head.start("submit", "first", "--address", proxy.url, "--", *pretraining(head, 100000))
     try:
         for steps in (5, 20):
-            wait_until(lambda steps=steps: metrics.exists() and len(metrics.read_text().splitlines()) > steps, 240)
+            wait_until(lambda steps=steps: metrics.exists() and len(metrics.read_text().splitlines()) > steps, 120)
             assert proxy.cut()
         lost = head.start("logs", "first", "--address", dead.url, program=("-c", IMPATIENT))
         assert any("step" in line for line in lost.stderr)  # it shows the job's log

@@ -85,9 +85,8 @@ def test_it_is_a_script_that_bash_takes() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck_finds_nothing() -> None:
-    done = subprocess.run(["shellcheck", str(SCRIPT)], capture_output=True, text=True)
+    done = subprocess.run([Path(sys.executable).with_name("shellcheck"), SCRIPT], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
@@ -127,12 +126,12 @@ def test_a_command_that_fails_fails_the_job(allocation: Allocation) -> None:
 
 @pytest.mark.long
 def test_a_ray_that_does_not_start_fails_the_job(allocation: Allocation) -> None:
-    """symmetric-run itself ends with 0 there, or with the error of its head where that is found first."""
+    """symmetric-run itself ends with 0 there; the other node, which does not find the head, does not end the job before it."""
     listen = f"import socket, time; s = socket.create_server(('10.77.0.1', {PORT})); time.sleep(1000)"
     allocation.nodes[0].popen([sys.executable, "-c", listen])
     status, out, err = finished(allocation.submit("doctor"))
     assert status == 1, out + err
-    assert "error: Ray ended on machine1 before the command did" in err or "Failed to start GCS" in err
+    assert "error: Ray ended on machine1 before the command did" in err
     assert err.splitlines()[-1] == (
         "error: the command did not run to its end, because Ray did not start on all 2 nodes or ended on one; see above"
     )
