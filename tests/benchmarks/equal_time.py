@@ -79,15 +79,26 @@ class Arm:
         return [[report for report in reports if report["kind"] == "train"] for reports in found]
 
     def seconds_per_step(self) -> float:
-        """Mean over the lengths of what a step took, without evaluations and without the first steps of each trial."""
+        """Mean over the lengths of what a step took in the second half of their steps, before which they were compiled."""
         by_length: dict[int, list[float]] = defaultdict(list)
         for lines in self.lines():
             for before, line in pairwise(lines):
-                by_length[self.lengths[min(3, before["step"] // (2 * WINDOW))]].append(_seconds_per_step(before, line))
+                quarter, half = divmod(before["step"] // WINDOW, 2)
+                if half:
+                    by_length[self.lengths[min(3, quarter)]].append(_seconds_per_step(before, line))
         return statistics.fmean(statistics.median(by_length[length]) for length in self.lengths)
 
 
+def training_seconds(lines: list[dict[str, Any]]) -> float:
+    """Of all steps that a log tells of: in each quarter as long as its median line says, which leaves compiling out."""
+    quarters: dict[int, list[tuple[int, float]]] = defaultdict(list)
+    for before, line in pairwise([{"step": 0, "tokens": 0}, *lines]):
+        quarters[4 * before["step"] // lines[-1]["step"]].append((line["step"] - before["step"], _seconds_per_step(before, line)))
+    return sum(sum(steps for steps, _ in found) * statistics.median(each for _, each in found) for found in quarters.values())
+
+
 def _seconds_per_step(before: dict[str, Any], line: dict[str, Any]) -> float:
+    """Between two lines of the log, without evaluations and saves."""
     return float((line["tokens"] - before["tokens"]) / line["tokens_per_s"] / (line["step"] - before["step"]))
 
 

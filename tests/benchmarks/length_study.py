@@ -6,8 +6,8 @@
     python tests/benchmarks/length_study.py table OUT         # results/length_study.{json,md} with what they left
 
 A trial takes the same rows in the same order whatever its lengths, and is compared by its last validation, at the full length. At equal
-tokens all trials take as many steps, five at a time on a GPU; at equal time, where the nine trials of a genome share it at once, as many
-as fit the time by a probe.
+tokens all trials take as many steps, five at a time on a GPU; at equal time, where the nine trials of a genome share it at once (90 GB of
+its memory), as many as fit the time by a probe: that of training steps, without compiling and validation.
 Intervals are 95 % by Student's t; differences are taken seed by seed.
 """
 
@@ -19,12 +19,13 @@ import statistics
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import itemgetter
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-from equal_time import STUDY, run_arms
+from equal_time import STUDY, run_arms, training_seconds
 from page import write_report
 from scipy.stats import t as student
 
@@ -84,11 +85,13 @@ def records(folder: Path) -> list[Record]:
 def record(folder: Path, row: Row) -> Record:
     reports = reports_that_count(read_reports(run_folder(folder, row.id) / METRICS_FILE))
     measured = [report for report in reports if report["kind"] == "eval"]
-    speeds = [report["tokens_per_s"] for report in reports if report["kind"] == "train"][1:]
+    lines = [report for report in reports if report["kind"] == "train"]
+    speeds = [line["tokens_per_s"] for line in lines[1:]]
     start = next((report for report in reports if report["kind"] == "start"), {})
     return {
         "settings": row.settings, "status": row.status, "error": row.error, "tokens": row.tokens, "device": start.get("device"),
         "parameters": start.get("parameters"), "tokens_per_s": statistics.median(speeds) if speeds else None,
+        "training_s": training_seconds(lines) if lines else None,
         "curve": [[report["elapsed_s"], report["tokens"], report["bits_per_base"]] for report in measured],
     }
 
@@ -105,7 +108,7 @@ def interval(values: list[float]) -> str:
     return f"{mean:.4f} ± {half:.4f}"
 
 
-def length_rows(trials: list[Record]) -> list[list[str]]:
+def length_rows(trials: list[Record], seconds: Callable[[Record], float]) -> list[list[str]]:
     """A row for each choice of lengths; differences are from the full length throughout."""
     choices: dict[str, dict[int, Record]] = defaultdict(dict)
     for one in trials:
@@ -114,9 +117,9 @@ def length_rows(trials: list[Record]) -> list[list[str]]:
     full = max(choices, key=lambda name: (name.count("-") == 0, int(name.split("-")[0])))
     rows = []
     for name, seeds in choices.items():
-        ends = [one["curve"][-1] for _, one in sorted(seeds.items())]
-        tokens = f"{statistics.fmean(end[1] for end in ends) / 1e6:.1f}"
-        rows.append([name, str(len(seeds)), *compared(seeds, choices[full]), tokens, ", ".join(f"{end[0]:.0f}" for end in ends)])
+        ordered = [one for _, one in sorted(seeds.items())]
+        tokens = f"{statistics.fmean(one['curve'][-1][1] for one in ordered) / 1e6:.1f}"
+        rows.append([name, str(len(seeds)), *compared(seeds, choices[full]), tokens, ", ".join(f"{seconds(one):.0f}" for one in ordered)])
     return rows
 
 
@@ -131,11 +134,16 @@ def apart(trials: list[Record]) -> str:
     by_arm: dict[str, list[float]] = defaultdict(list)
     for one in trials:
         if one["status"] == "finished":
-            by_arm[str(one["settings"][LENGTHS])].append(one["curve"][-1][0])
+            by_arm[str(one["settings"][LENGTHS])].append(one["training_s"])
     means = [statistics.fmean(seconds) for seconds in by_arm.values()]
     share = max(means) / min(means) - 1
     verdict = "" if share <= CLOSE else f", more than {CLOSE:.0%}: **this is no comparison at equal time**"
-    return f"The slowest arm took {share:.1%} longer than the fastest (means of the seeds){verdict}."
+    return f"The slowest arm trained {share:.1%} longer than the fastest (means of the seeds){verdict}."
+
+
+def all_seconds(one: Record) -> float:
+    """From the start of training to the last validation, with compiling and validation."""
+    return float(one["curve"][-1][0])
 
 
 def bits(one: Record) -> float:
@@ -180,9 +188,13 @@ def table(out: Path, results: Path) -> None:
             header = ["rate", "seeds", "bits per base", "more than the best", "failed"]
             parts += [f"## Learning rate, {size}", _facts(trials), markdown(header, rate_rows(trials))]
         else:
-            header = ["lengths", "seeds", "bits per base", "more than the full length", "million tokens", "seconds, seed by seed"]
-            equal, note = ("tokens", []) if kind == "lengths" else ("time", [apart(trials)])
-            parts += [f"## Lengths at equal {equal}, {what}", _facts(trials), markdown(header, length_rows(trials)), *note]
+            header = ["lengths", "seeds", "bits per base", "more than the full length", "million tokens"]
+            if kind == "lengths":
+                equal, took, note, seconds = "tokens", "seconds, seed by seed", [], all_seconds
+            else:
+                equal, took, note, seconds = "time", "seconds of training, seed by seed", [apart(trials)], itemgetter("training_s")
+            rows = length_rows(trials, seconds)
+            parts += [f"## Lengths at equal {equal}, {what}", _facts(trials), markdown([*header, took], rows), *note]
     if missing := [name for name in (*SWEEPS, *TIMED) if name not in found]:
         parts.append(f"Not run: {', '.join(missing)}.")
     write_report(results, "length_study", found, "\n\n".join(parts))
