@@ -1,15 +1,17 @@
 """Where the time of preprocessing goes: a whole run, its work without Ray, and the same stages of Ray Data without the work.
 
     python tests/benchmarks/preprocess_profile.py 20.fa.gz
+    python tests/benchmarks/preprocess_profile.py --name preprocess_profile_arabidopsis GENOME...
 
-Plain FASTA of the genome, one core, windows of 1,024, the char tokenizer, the default codec. Two cases take turns, and medians are kept:
+Plain FASTA of the genomes, one core, windows of 1,024, the char tokenizer, the default codec. The cases take turns, and medians are kept:
 
 - the whole run: `ours` of preprocess.py with one worker, by the stages that the progress lines tell;
 - its parts (preprocess_parts.py), in another process bound to the same core: the same run with every stage's function called in that
   process; then each of its stages of Ray Data, of as many tasks and blocks, with tasks that do nothing; then with tasks that spend as much
-  CPU time as the real ones and do nothing, which shows what Ray's own processes take of the core for as long as tasks run.
+  CPU time as the real ones and do nothing, which shows what Ray's own processes take of the core for as long as tasks run;
+- the whole run by two workers on two cores, and without compression.
 
-What the parts together leave of the whole is a column of its own. Results go to preprocess_profile.{json,md} below --out.
+What the parts together leave of the whole is a column of its own. Results go to NAME.{json,md} below --out, whose notes are kept.
 """
 
 from __future__ import annotations
@@ -36,24 +38,25 @@ OF_STAGES = ("work_s", "idle_s", "meanwhile_s")
 """The same of one stage of Ray Data; the first without Ray."""
 
 
-def cases(data: Genomes, work: Path) -> tuple[Case, Case]:
-    """The whole run and its parts."""
+def cases(data: Genomes, work: Path) -> tuple[Case, ...]:
+    """The whole run, its parts, and the whole run otherwise."""
     whole = our_case(data, work, WINDOW, workers=1)
     arguments = {name: whole.arguments[name] for name in ("settings", "output", "warm_up")}
-    return whole, replace(whole, what="parts", script=PARTS, arguments=arguments)
+    parts = replace(whole, what="parts", script=PARTS, arguments=arguments)
+    return whole, parts, our_case(data, work, WINDOW, workers=2), our_case(data, work, WINDOW, compress=False, workers=1)
 
 
 def measure_all(args: argparse.Namespace, work: Path) -> Row:
     """The whole report."""
     facts = machine_facts(sys.argv, OURS)
     synthetic(work / "warm_up.fa", 1_000_000)
-    data = plain_genomes("genome", [args.genome], work, savanna=False)
+    data = plain_genomes("genome", args.genomes, work, savanna=False)
     rows: list[Row] = [case.key | {"runs": []} for case in cases(data, work)]
     for _ in range(args.repeats):
         for row, case in zip(rows, cases(data, work), strict=True):
             row["runs"].append(run(case, work, args))
             print(json.dumps(row["runs"][-1]), flush=True)
-    whole, parts = (row["runs"] for row in rows)
+    whole, parts, *_ = (row["runs"] for row in rows)
     stages = ray_stages(parts)
     return facts | {"bases": data.bases, "rows": rows, "lines": lines(whole, parts, stages), "ray_stages": stages, "write_parts": {
         what: median(parts, lambda one, what=what: one["write_parts"][what]) for what in parts[0]["write_parts"]
@@ -106,10 +109,11 @@ def lines(whole: list[Row], parts: list[Row], stages: list[Row]) -> list[Row]:
 def markdown(report: Row) -> str:
     """The page; others' cores are those of the whole runs, because the Ray of the parts ends while they are watched."""
     bases, total = report["bases"], report["lines"][-1]
+    whole_runs = [row for row in report["rows"] if row["what"] == "ours"]
     return "\n".join([
         *heading("Where the time of preprocessing goes", report),
         f"\n{bases:,} bases as plain FASTA, windows of {WINDOW:,}, one token a base, zstd; each of {len(report['rows'][0]['runs'])} runs "
-        f"bound to one core, and so were those of its parts; medians. {others_too(report | {'rows': report['rows'][:1]})}\n",
+        f"bound to one core, and so were those of its parts; medians. {others_too(report | {'rows': whole_runs})}\n",
         "## Seconds\n",
         "By the lines that tell the progress: the whole run; the same work without Ray, in the tasks of stages and in the driver outside "
         "of them; Ray Data's stages with tasks that do nothing; what such stages take more, beside their tasks, when those take the CPU "
@@ -123,6 +127,11 @@ def markdown(report: Row) -> str:
         "|---" * 4 + "|",
         *(cells(what, f"{seconds:.2f}", f"{bases / seconds / 1e6:.1f}", f"{total['whole_s'] / seconds:.2f}")
           for what, seconds in speeds(total)),
+        "\n## Other whole runs\n",
+        "Seconds by progress line, and of CPU in all processes; two workers have two cores.\n",
+        cells("workers", "codec", *whole_runs[0]["runs"][0]["stages"], "whole run", "CPU"),
+        "|---" * (len(whole_runs[0]["runs"][0]["stages"]) + 4) + "|",
+        *map(whole_run, whole_runs),
         "\n## The stages of Ray Data\n",
         "| function | line | tasks | blocks | work, s | idle, s | more while tasks run, s |",
         "|---" * 7 + "|",
@@ -134,6 +143,14 @@ def markdown(report: Row) -> str:
         "|---|---|---|",
         *(cells(what, f"{seconds:.3f}", f"{seconds / bases * 1e9:.2f}") for what, seconds in report["write_parts"].items()),
     ])
+
+
+def whole_run(row: Row) -> str:
+    """A row of the table of whole runs."""
+    runs = row["runs"]
+    by_line = [f"{median(runs, lambda one, line=line: one['stages'][line]):.2f}" for line in runs[0]["stages"]]
+    seconds, cpu_s = (f"{median(runs, lambda one, name=name: one[name]):.2f}" for name in ("seconds", "cpu_s"))
+    return cells(row["workers"], "zstd" if row["compress"] else "none", *by_line, seconds, cpu_s)
 
 
 def speeds(total: Row) -> Iterator[tuple[str, float]]:
@@ -150,14 +167,15 @@ def cells(*values: object) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("genome", help="plain, gzip or bgzip FASTA")
+    parser.add_argument("genomes", nargs="+", help="plain, gzip or bgzip FASTA")
+    parser.add_argument("--name", default="preprocess_profile", help="of the results")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--work", help="where a temporary folder of some GB is made")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="preprocess_profile_", dir=args.work) as work:
         report = measure_all(args, Path(work))
-    write_report(args.out, "preprocess_profile", report, markdown(report))
+    write_report(args.out, args.name, report, markdown(report))
 
 
 if __name__ == "__main__":

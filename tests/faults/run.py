@@ -1,11 +1,12 @@
 """Disturb a training run with faults at moments drawn from a seed, and compare its last weights with those of a run that nothing disturbed.
 
-    python -m tests.faults.run [--faults 11] [--seed 0] [--only kill_a_worker] [--log FILE]
+    python -m tests.faults.run [--faults 11] [--campaigns 1] [--at-once 1] [--seed 0] [--only kill_a_worker] [--log FILE]
 
-Each kind comes once before any comes again. Every fault must leave a run that goes on from its last checkpoint by itself or, where the
-command or the head was lost or the run stopped with a sentence, by the same command; the last weights must be equal bit for bit. Each
-node is a machine of namespaces where this runs as root on Linux; elsewhere they stand side by side on loopback, and the faults that
-need a network or disk of their own are left out.
+The faults are shared out to campaigns, each a training run under a seed of its own: the first under that of --seed. Two cores carry one
+at a time. In a campaign each kind of fault comes once before any comes again. Every fault must leave a run that goes on from its last
+checkpoint by itself or, where the command or the head was lost or the run stopped with a sentence, by the same command; the last weights
+must be equal bit for bit. Each node is a machine of namespaces where this runs as root on Linux; elsewhere they stand side by side on
+loopback, and the faults that need a network or disk of their own are left out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -51,30 +53,44 @@ class Outcome:
 
 
 def main() -> None:
-    """Run a campaign; exit 1 where a fault lost or changed anything."""
+    """Run the campaigns; exit 1 where a fault lost or changed anything."""
     args = _parse()
     if reason := why_none():
         print(f"without {', '.join(NEED_MACHINES)}: {reason}")
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        outcomes, equal = run_campaign(Path(folder), faults=args.faults, seed=args.seed, only=args.only)
-    lines = [f"{len(outcomes)} faults, seed {args.seed}: the last weights are {'equal' if equal else 'NOT EQUAL'}", *map(str, outcomes)]
-    print(lines[0])
+    shares = {args.seed + number: len(range(number, args.faults, args.campaigns)) for number in range(args.campaigns)}
+    with ProcessPoolExecutor(args.at_once) as pool:
+        running = {seed: pool.submit(campaign_lines, faults, seed, args.only) for seed, faults in shares.items()}
+    failed = [f"seed {seed}: FAILED: {error}" for seed, one in running.items() if (error := one.exception())]
+    lines = [line for one in running.values() if not one.exception() for line in one.result()]
     if args.log:
-        args.log.write_text("\n".join(lines) + "\n")
-    sys.exit(0 if equal else 1)
+        args.log.write_text("\n".join([*failed, *lines]) + "\n")
+    sys.exit("\n".join(failed) or 0)
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", type=int, default=len(FAULTS))
+    parser.add_argument("--campaigns", type=int, default=1)
+    parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=FAULTS, action="append")
     parser.add_argument("--log", type=Path)
     return parser.parse_args()
 
 
-def run_campaign(folder: Path, *, faults: int, seed: int, only: list[str] | None = None) -> tuple[list[Outcome], bool]:
-    """What each fault cost, and whether the last weights are those of a run without faults."""
+def campaign_lines(faults: int, seed: int, only: list[str] | None) -> list[str]:
+    """What a log says of a campaign; AssertionError, which is printed at once too, where a fault lost or changed anything."""
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        try:
+            outcomes = run_campaign(Path(folder), faults=faults, seed=seed, only=only)
+        except Exception as error:
+            print(f"seed {seed}: FAILED: {error}", flush=True)
+            raise
+    return [f"seed {seed}: {faults} faults, and the last weights are equal", *(f"  {outcome}" for outcome in outcomes)]
+
+
+def run_campaign(folder: Path, *, faults: int, seed: int, only: list[str] | None = None) -> list[Outcome]:
+    """What each fault cost; AssertionError where one was lost, or the last weights are not those of a run without faults."""
     data, rng = write_lambda_data(folder / "data", {"kind": "char"}, max_length=128), Random(seed)
     given = settings(data, STEPS_PER_FAULT * (faults + 1))
     wanted = _weights(undisturbed(folder / "undisturbed", given))
@@ -84,10 +100,11 @@ def run_campaign(folder: Path, *, faults: int, seed: int, only: list[str] | None
         outcomes = []
         for name in _order(faults, rng, names):
             outcomes.append(strike(campaign, name))
-            print(outcomes[-1], flush=True)
+            print(f"seed {seed}: {outcomes[-1]}", flush=True)
         status = campaign.finish()
         assert status == 0, campaign.said[-3000:]
-        return outcomes, _weights(campaign.run) == wanted
+        assert _weights(campaign.run) == wanted, "the last weights are not those of a run without faults"
+        return outcomes
 
 
 def make_switch(folder: Path) -> Switch | Loopback:

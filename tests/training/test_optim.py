@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -33,6 +35,25 @@ def test_every_parameter_is_in_one_group(settings):
     assert all(parameter.ndim == 2 for parameter in decayed.parameters), "norms, biases and filter taps do not decay"
     vocabulary = {id(parameter) for name, parameter in model.named_parameters() if parameter.shape[0] == model.num_rows}
     assert vocabulary and not vocabulary & {id(parameter) for parameter in decayed.parameters}, "embeddings do not decay"
+
+
+@pytest.mark.parametrize("own", [{"optimizer": "adamw"}, {"optimizer": "muon", "muon_learning_rate": 5e-3}])
+def test_lower_blocks_filters_and_matrices_have_rates_of_their_own(own):
+    """Half the rate for each block above, the embeddings below the lowest; ten times it in filters; for Muon five times in matrices."""
+    cfg = TrainingConfig(max_steps=1, learning_rate=1e-3, layer_rate_decay=0.5, filter_learning_rate=1e-2, **own)
+    model = model_of(("se", "hyena", "attention"), position_encoding="learned", tie_embeddings=False)
+    groups = parameter_groups(model, cfg)
+    built = build_optimizer(groups, cfg, sharded=False)
+    set_rate(built, 2e-3, [group.rate_factor for group in groups])
+    rates = {id(parameter): group["lr"] for group in built.param_groups for parameter in group["params"]}
+    above = {"backbone.embedding": 3, "backbone.positions": 3, "backbone.blocks.0": 2, "backbone.blocks.1": 1}
+    for name, parameter in model.named_parameters():
+        wanted = 2e-3 * 0.5 ** next((number for start, number in above.items() if name.startswith(start)), 0)
+        if ".mixer.conv." in name:
+            wanted *= 10
+        elif cfg.optimizer == "muon" and re.search(r"(in_proj|out_proj|fc1|fc2)\.weight", name):
+            wanted *= 5
+        assert rates[id(parameter)] == pytest.approx(wanted), name
 
 
 def test_frozen_parameters_and_empty_groups_are_left_out():

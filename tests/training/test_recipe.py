@@ -64,6 +64,18 @@ def test_stages_change_rate_batch_and_evaluations(data: Path, tmp_path: Path, ba
     assert [report["step"] for report in reports(tmp_path, "eval")] == [3, 4, 5, 6]
 
 
+def test_a_stage_has_a_dropout_of_its_own(data: Path, tmp_path: Path) -> None:
+    def trained(name: str, everywhere: float, first: str, second: str) -> list[float]:
+        stages = f"training.stages=[{{name: a, steps: 3{first}}}, {{name: b, steps: 3{second}}}]"
+        run(data, tmp_path / name, stages, "training.max_steps=null", f"model.dropout={everywhere}")
+        return losses(tmp_path / name)
+
+    with_dropout = trained("model", 0.2, "", "")
+    assert trained("stages", 0.0, ", dropout: 0.2", ", dropout: 0.2") == with_dropout
+    ended = trained("ended", 0.2, "", ", dropout: 0")
+    assert ended[:3] == with_dropout[:3] and ended[3] != with_dropout[3]
+
+
 def test_a_shorter_length_serves_the_same_tokens_in_the_same_order(data: Path, tmp_path: Path, batches: list[Batch]) -> None:
     run(data, tmp_path / "plain", "training.max_steps=4")
     plain = list(batches)
