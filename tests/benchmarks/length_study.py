@@ -5,9 +5,11 @@
     python tests/benchmarks/length_study.py run DATA OUT      # sweeps by the command line, each as `hyena-glt sweep`
     python tests/benchmarks/length_study.py table OUT         # results/length_study.{json,md} with what they left
 
-A trial takes the same rows in the same order whatever its lengths, and is compared by its last validation, at the full length. At equal
-tokens all trials take as many steps, five at a time on a GPU; at equal time, where the nine trials of a genome share it at once (90 GB of
-its memory), as many as fit the time by a probe: that of training steps, without compiling and validation.
+BACTERIA are one FASTA file each of Escherichia coli K-12 MG1655 (NC_000913.2), Helicobacter pylori G27 (NC_011333.1), Staphylococcus
+aureus N315 (NC_002745.2) and Vibrio cholerae O395 (CP001235.1 and CP001236.1). A trial takes the same rows in the same order whatever its
+lengths, and is compared by its last validation, at the full length, on the first 64 held-out rows. At equal tokens all trials take as many
+steps, five at a time on a GPU; at equal time, where the nine trials of a genome share it at once (90 GB of its memory), as many as fit the
+time by a probe: that of training steps, without compiling and validation.
 Intervals are 95 % by Student's t; differences are taken seed by seed.
 """
 
