@@ -83,14 +83,14 @@ class Arm:
         by_length: dict[int, list[float]] = defaultdict(list)
         for lines in self.lines():
             for before, line in pairwise(lines):
-                quarter, half = divmod(before["step"] // WINDOW, 2)
+                quarter, half = divmod(min(before["step"] // WINDOW, 7), 2)
                 if half:
-                    by_length[self.lengths[min(3, quarter)]].append(_seconds_per_step(before, line))
+                    by_length[self.lengths[quarter]].append(_seconds_per_step(before, line))
         return statistics.fmean(statistics.median(by_length[length]) for length in self.lengths)
 
 
 def training_seconds(lines: list[dict[str, Any]]) -> float:
-    """Of all steps that a log tells of: in each quarter as long as its median line says, which leaves compiling out."""
+    """Each step counted as long as the median line of its quarter, which leaves compiling out."""
     quarters: dict[int, list[tuple[int, float]]] = defaultdict(list)
     for before, line in pairwise([{"step": 0, "tokens": 0}, *lines]):
         quarters[4 * before["step"] // lines[-1]["step"]].append((line["step"] - before["step"], _seconds_per_step(before, line)))

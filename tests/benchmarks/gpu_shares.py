@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,15 @@ class Watch:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
-        self._stop, self._thread = threading.Event(), threading.Thread(target=self._read)
+        self._stop, self._pool = threading.Event(), ThreadPoolExecutor(1)
 
     def __enter__(self) -> Watch:
-        self._thread.start()
+        self._reading = self._pool.submit(self._read)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._reading.result()
 
     def _read(self) -> None:
         while True:
@@ -66,7 +67,7 @@ class Watch:
 
 def reading() -> dict[str, float]:
     """Now; this process's own context on the GPU is in use throughout."""
-    import ray
+    import ray  # not before `pipelines`, which asks for the token that Ray reads then
 
     free, total = torch.cuda.mem_get_info()
     return {"at": time.monotonic(), "free_share": ray.available_resources().get("GPU", 0.0), "used_mib": (total - free) / 2**20}
@@ -93,15 +94,16 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def markdown(report: dict[str, Any]) -> str:
     before, *during, after = report["readings"]
     trials = Counter(trial["status"] for trial in report["trials"])
+    groups = ", ".join(f"{number} {state}" for state, number in report["placement_groups"].items())
     return "\n".join([
         "# Shares of a GPU that stopped trials give back\n", f"`{report['command']}` on {report['device']}.\n", about(), "",
         "| | |", "|---|---|", f"| trials | {', '.join(f'{number} {status}' for status, number in trials.items())} |",
-        f"| placement groups after the sweep | {', '.join(f'{number} {state}' for state, number in report['placement_groups'].items())} |",
+        f"| placement groups that Ray remembers after the sweep | {groups} |",
         f"| free share of the GPU: before, least, {SETTLED_S:.0f} s after | {before['free_share']:g}, "
         f"{min(row['free_share'] for row in during):g}, {after['free_share']:g} |",
         f"| memory in use, MiB: before, most, {SETTLED_S:.0f} s after | {before['used_mib']:,.0f}, "
         f"{max(row['used_mib'] for row in during):,.0f}, {after['used_mib']:,.0f} |",
-        f"| seconds | {after['at'] - before['at']:.0f} |",
+        f"| seconds, those {SETTLED_S:.0f} included | {after['at'] - before['at']:.0f} |",
     ])
 
 

@@ -23,8 +23,8 @@ def write_report(out: Path, name: str, report: object, text: str) -> None:
 
 
 def shown(command: Sequence[str]) -> str:
-    """As a shell takes it, with the folders of this machine cut off."""
-    return re.sub(r"(?<=[ ='])/(\S*/)?", ".../", shlex.join(command))
+    """As a shell takes it, with the folders of this machine cut off where their names have no spaces."""
+    return re.sub(r"(?<=[ ='\[,])/(?:[^\s,'\]]*/)?(?=[^\s/])", ".../", shlex.join(command))
 
 
 def cpu_name() -> str:

@@ -3,9 +3,9 @@
     python tests/benchmarks/preprocess_profile.py 20.fa.gz
     python tests/benchmarks/preprocess_profile.py --name preprocess_profile_arabidopsis GENOME...
 
-Plain FASTA of the genomes, one core, windows of 1,024, the char tokenizer, the default codec. The cases take turns, and medians are kept:
+Plain FASTA of the genomes, windows of 1,024, the char tokenizer. The cases take turns, and medians are kept:
 
-- the whole run: `ours` of preprocess.py with one worker, by the stages that the progress lines tell;
+- the whole run: `ours` of preprocess.py with one worker on one core and the default codec, by the stages that the progress lines tell;
 - its parts (preprocess_parts.py), in another process bound to the same core: the same run with every stage's function called in that
   process; then each of its stages of Ray Data, of as many tasks and blocks, with tasks that do nothing; then with tasks that spend as much
   CPU time as the real ones and do nothing, which shows what Ray's own processes take of the core for as long as tasks run;
@@ -39,7 +39,7 @@ OF_STAGES = ("work_s", "idle_s", "meanwhile_s")
 
 
 def cases(data: Genomes, work: Path) -> tuple[Case, ...]:
-    """The whole run, its parts, and the whole run otherwise."""
+    """The whole run, its parts, and the whole run with two workers and without compression."""
     whole = our_case(data, work, WINDOW, workers=1)
     arguments = {name: whole.arguments[name] for name in ("settings", "output", "warm_up")}
     parts = replace(whole, what="parts", script=PARTS, arguments=arguments)

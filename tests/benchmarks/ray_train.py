@@ -135,7 +135,8 @@ def write(report: Row, out: Path) -> None:
              for row in rows]
     medians = {way: statistics.median(found) for way in WAYS if (found := [row["tokens_per_s"] for row in rows if row["way"] == way])}
     if len(medians) == len(WAYS):
-        text += ["", f"Medians: Ray Train has {medians[RAY] / medians[TORCHRUN]:.2%} of torchrun's tokens/s."]
+        counts = " and ".join(str(sum(row["way"] == way for row in rows)) for way in WAYS)
+        text += ["", f"Medians of {counts} runs: Ray Train has {medians[RAY] / medians[TORCHRUN]:.2%} of torchrun's tokens/s."]
     write_report(out, "ray_train", report, "\n".join(text))
 
 

@@ -16,6 +16,7 @@ import hashlib
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -57,14 +58,13 @@ def main() -> None:
     args = _parse()
     if reason := why_none():
         print(f"without {', '.join(NEED_MACHINES)}: {reason}")
-    shares = {args.seed + number: len(range(number, args.faults, args.campaigns)) for number in range(args.campaigns)}
     with ProcessPoolExecutor(args.at_once) as pool:
-        running = {seed: pool.submit(campaign_lines, faults, seed, args.only) for seed, faults in shares.items()}
-    failed = [f"seed {seed}: FAILED: {error}" for seed, one in running.items() if (error := one.exception())]
-    lines = [line for one in running.values() if not one.exception() for line in one.result()]
+        shares = (len(range(number, args.faults, args.campaigns)) for number in range(args.campaigns))
+        running = [pool.submit(report, faults, args.seed + number, args.only) for number, faults in enumerate(shares)]
+    reports = [one.result() for one in running]
     if args.log:
-        args.log.write_text("\n".join([*failed, *lines]) + "\n")
-    sys.exit("\n".join(failed) or 0)
+        args.log.write_text("".join(f"{line}\n" for _, lines in reports for line in lines))
+    sys.exit(0 if all(held for held, _ in reports) else 1)
 
 
 def _parse() -> argparse.Namespace:
@@ -75,18 +75,22 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=FAULTS, action="append")
     parser.add_argument("--log", type=Path)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not 1 <= args.campaigns <= args.faults:
+        parser.error(f"--campaigns: {args.faults} faults make 1 to {args.faults} campaigns, not {args.campaigns}")
+    return args
 
 
-def campaign_lines(faults: int, seed: int, only: list[str] | None) -> list[str]:
-    """What a log says of a campaign; AssertionError, which is printed at once too, where a fault lost or changed anything."""
+def report(faults: int, seed: int, only: list[str] | None) -> tuple[bool, list[str]]:
+    """Whether the run of a campaign came through, and the lines that a log has of it, which are printed too."""
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         try:
             outcomes = run_campaign(Path(folder), faults=faults, seed=seed, only=only)
-        except Exception as error:
-            print(f"seed {seed}: FAILED: {error}", flush=True)
-            raise
-    return [f"seed {seed}: {faults} faults, and the last weights are equal", *(f"  {outcome}" for outcome in outcomes)]
+            held, lines = True, [f"seed {seed}: {faults} faults, and the last weights are equal", *(f"  {outcome}" for outcome in outcomes)]
+        except Exception:
+            held, lines = False, [f"seed {seed}: FAILED", *traceback.format_exc().splitlines()]
+    print("\n".join(lines), flush=True)
+    return held, lines
 
 
 def run_campaign(folder: Path, *, faults: int, seed: int, only: list[str] | None = None) -> list[Outcome]:
