@@ -246,8 +246,12 @@ def test_a_start_that_was_taken_over_stores_nothing_more(data: Path, bucket: Url
     def be_taken_over(of: loop.Run, *rest: object) -> bool:
         if of.progress.step == 4:
             later.start()
+            time.sleep(0.5)  # what stood between its look and its write has written: nothing is locked
             write_bytes(folder / METRICS_FILE, b'{"kind": "start", "step": 3}\n')
-            time.sleep(1)  # in which there is something to store, often
+            for _ in range(10):  # there is something to store, again and again
+                with (of.desk.folder / METRICS_FILE).open("ab") as metrics:
+                    metrics.write(b"\n")
+                time.sleep(0.1)
         return original(of, *rest)
 
     monkeypatch.setattr(loop, "_accumulate", be_taken_over)
