@@ -10,19 +10,20 @@ gpu_shares.{json,md} below --out.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from equal_time import STUDY
-from page import shown, write_report
+from page import own_command, write_report
 
 from hyena_glt.config import load_config
 from hyena_glt.evaluation.sweep_folder import read_sweep
@@ -43,26 +44,24 @@ SETTLED_S = 15.0
 """After which a trial that has ended holds nothing."""
 
 
-class Watch:
-    """Reads the GPU's free share and used memory (MiB) every half second until it is told to stop."""
+@contextmanager
+def watched() -> Iterator[list[dict[str, float]]]:
+    """Readings of every half second, the first before the block and the last behind it."""
+    rows, ended = list[dict[str, float]](), threading.Event()
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-        self._stop, self._pool = threading.Event(), ThreadPoolExecutor(1)
+    def read() -> None:
+        while not ended.wait(0.5):
+            rows.append(reading())
 
-    def __enter__(self) -> Watch:
-        self._reading = self._pool.submit(self._read)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._reading.result()
-
-    def _read(self) -> None:
-        while True:
-            self.rows.append(reading())
-            if self._stop.wait(0.5):
-                return
+    with ThreadPoolExecutor(1) as pool:
+        rows.append(reading())
+        reader = pool.submit(read)
+        try:
+            yield rows
+        finally:
+            ended.set()
+        reader.result()
+        rows.append(reading())
 
 
 def reading() -> dict[str, float]:
@@ -80,14 +79,14 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     (folder / "space.yaml").write_text(yaml.safe_dump(SPACE | {"num_trials": args.trials}))
     own = [f"data.train_path={args.data.resolve()}", f"tune.space={folder / 'space.yaml'}", f"tune.output_dir={folder / 'sweep'}"]
     with start_ray("local", None):
-        with Watch() as watch:
+        with watched() as readings:
             sweep(load_config(STUDY / "study.yaml", [*SMALL, *own]))
             time.sleep(SETTLED_S)
         groups = Counter(group["state"] for group in ray.util.placement_group_table().values())
     trials = [{"id": row.id, "status": row.status, "step": row.step} for row in read_sweep(folder / "sweep").rows]
     return {
-        "command": shown(["python", "tests/benchmarks/gpu_shares.py", *sys.argv[1:]]), "device": torch.cuda.get_device_name(),
-        "placement_groups": dict(groups), "trials": trials, "readings": watch.rows,
+        "command": own_command(), "device": torch.cuda.get_device_name(),
+        "placement_groups": dict(groups), "trials": trials, "readings": readings,
     }
 
 
@@ -95,8 +94,9 @@ def markdown(report: dict[str, Any]) -> str:
     before, *during, after = report["readings"]
     trials = Counter(trial["status"] for trial in report["trials"])
     groups = ", ".join(f"{number} {state}" for state, number in report["placement_groups"].items())
+    about = str(__doc__).split("\n\n")[2].strip()
     return "\n".join([
-        "# Shares of a GPU that stopped trials give back\n", f"`{report['command']}` on {report['device']}.\n", about(), "",
+        "# Shares of a GPU that stopped trials give back\n", f"`{report['command']}` on {report['device']}.\n", about, "",
         "| | |", "|---|---|", f"| trials | {', '.join(f'{number} {status}' for status, number in trials.items())} |",
         f"| placement groups that Ray remembers after the sweep | {groups} |",
         f"| free share of the GPU: before, least, {SETTLED_S:.0f} s after | {before['free_share']:g}, "
@@ -105,10 +105,6 @@ def markdown(report: dict[str, Any]) -> str:
         f"{max(row['used_mib'] for row in during):,.0f}, {after['used_mib']:,.0f} |",
         f"| seconds, those {SETTLED_S:.0f} included | {after['at'] - before['at']:.0f} |",
     ])
-
-
-def about() -> str:
-    return str(__doc__).split("\n\n")[2].strip()
 
 
 def main() -> None:

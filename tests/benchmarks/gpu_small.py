@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from page import shown, write_report
+from page import own_command, write_report
 
 RESULTS = Path(__file__).parent / "results"
 LENGTHS = (1024, 8192, 32768, 131072)
@@ -130,8 +130,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_intermixed_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    command = shown(["python", "tests/benchmarks/gpu_small.py", *sys.argv[1:]])
-    report: Row = {"command": command, "tokens_per_step": TOKENS_PER_STEP, "rows": []}
+    report: Row = {"command": own_command(), "tokens_per_step": TOKENS_PER_STEP, "rows": []}
     steps = dict(zip(args.lengths, args.steps * (len(args.lengths) if len(args.steps) == 1 else 1), strict=True))
     started = time.monotonic()
     for mixers in args.mixers:

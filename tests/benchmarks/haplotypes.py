@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--work", help="where a temporary folder of some GB is made")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    report = machine_facts(sys.argv, OURS) | {"rows": []}
+    report = machine_facts(OURS) | {"rows": []}
     if shutil.which("bcftools"):
         report["versions"]["bcftools"] = output_of("bcftools", "--version").split()[1]
     with tempfile.TemporaryDirectory(prefix="haplotypes_", dir=args.work) as folder:

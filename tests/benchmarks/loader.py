@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from page import shown, write_report
+from page import own_command, write_report
 
 from hyena_glt.config import config_from_dict
 from pipelines.debug_data import open_batches, time_loader
@@ -90,7 +90,7 @@ def write(rows: list[Row], out: Path) -> None:
     machine = f"{os.cpu_count()} CPUs ({platform.machine()})"
     if torch.cuda.is_available():
         machine += f", {torch.cuda.get_device_name()}"
-    head = {"machine": machine, "command": shown(["python", "tests/benchmarks/loader.py", *sys.argv[1:]]), "torch": torch.__version__}
+    head = {"machine": machine, "command": own_command(), "torch": torch.__version__}
     table = ["| case | processes | tokens/s | waited, share of a step |", "|---|---|---|---|"]
     table += [f"| {row['case']} | {row['processes']} | {row['tokens_per_s']:,} | {_percent(row.get('wait_share'))} |" for row in rows]
     where = f"{head['machine']}; torch {head['torch']}; `{head['command']}`"

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,11 @@ def write_report(out: Path, name: str, report: object, text: str) -> None:
 def shown(command: Sequence[str]) -> str:
     """As a shell takes it, with the folders of this machine cut off where their names have no spaces."""
     return re.sub(r"(?<=[ ='\[,])/(?:[^\s,'\]]*/)?(?=[^\s/])", ".../", shlex.join(command))
+
+
+def own_command() -> str:
+    """The command of this process, as `shown`."""
+    return shown(["python", f"tests/benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def cpu_name() -> str:

@@ -191,7 +191,7 @@ def savanna_figures(work: Path, meter: Meter) -> Row:
 
 def measure_all(args: argparse.Namespace, work: Path) -> Row:
     """The whole report."""
-    facts = machine_facts(sys.argv, clones(args))
+    facts = machine_facts(clones(args))
     synthetic(work / "warm_up.fa", 1_000_000)
     data = [plain_genomes(name, files, work, savanna=bool(args.savanna)) for name, *files in args.input]
     measured: dict[str, Row] = {}

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -48,7 +47,7 @@ def cases(data: Genomes, work: Path) -> tuple[Case, ...]:
 
 def measure_all(args: argparse.Namespace, work: Path) -> Row:
     """The whole report."""
-    facts = machine_facts(sys.argv, OURS)
+    facts = machine_facts(OURS)
     synthetic(work / "warm_up.fa", 1_000_000)
     data = plain_genomes("genome", args.genomes, work, savanna=False)
     rows: list[Row] = [case.key | {"runs": []} for case in cases(data, work)]

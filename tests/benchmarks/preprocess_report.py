@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
-from page import shown, write_report
+from page import cpu_name, own_command, write_report
 
 QUIET_LOAD, QUIET_CORES = 0.5, 0.1
 """Load average before the start, and cores that others kept busy on average, above which a report says that the machine was busy."""
@@ -23,12 +22,11 @@ OF_FLOOR = {True: 1 / 3, False: 1 / 2}
 SECOND_WORKER = 1.8
 
 
-def machine_facts(words: Sequence[str], clones: Mapping[str, tuple[Path, Path, tuple[str, ...]]]) -> Row:
-    """Machine, load, command (absolute paths cut to their names) and, of each clone with its Python, commit and versions; printed too."""
-    models = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+def machine_facts(clones: Mapping[str, tuple[Path, Path, tuple[str, ...]]]) -> Row:
+    """Machine, load, command and, of each clone with its Python, commit and versions; printed too."""
     facts = {
-        "command": shown(["python", f"tests/benchmarks/{Path(words[0]).name}", *words[1:]]),
-        "machine": f"{next(iter(models), platform.processor())}, {os.cpu_count()} CPUs, {psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "command": own_command(),
+        "machine": f"{cpu_name()}, {psutil.virtual_memory().total / 2**30:.0f} GiB",
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "nice_of_ray_workers": int(os.environ.get("RAY_worker_niceness", "15")),
         "versions": {name: describe(*place) for name, place in clones.items()},

@@ -24,7 +24,6 @@ import argparse
 import gzip
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -186,7 +185,7 @@ CASES: dict[str, Callable[[Genomes, Path], Cases]] = {
 
 def measure_all(args: argparse.Namespace, work: Path) -> Row:
     """The whole report."""
-    facts, rows = machine_facts(sys.argv, OURS), []
+    facts, rows = machine_facts(OURS), []
     synthetic(work / "warm_up.fa", 1_000_000)
     genome = plain_genomes("genome", [args.genome], work, savanna=False)
     for name in args.cases:

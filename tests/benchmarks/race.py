@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from page import shown
+from page import own_command
 from race_loop import Setup, run
 from race_markov import markov_row
 from race_recipes import CONTESTANTS, contestant
@@ -91,7 +91,7 @@ def report(args: argparse.Namespace, rows: list[Path]) -> Row:
     """The rows there are so far, and what they were measured on."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
     return {
-        "command": shown(["python", "tests/benchmarks/race.py", *sys.argv[1:]]),
+        "command": own_command(),
         "machine": f"{torch.cuda.device_count()} x {device}, {os.cpu_count()} CPUs",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": version("numpy")},
         "seconds": args.seconds, "reverse_complement": args.reverse_complement, "max_shift": args.max_shift, "eval_rows": args.eval_rows,

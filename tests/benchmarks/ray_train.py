@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from gpu_small import where  # noqa: E402
-from page import shown, write_report  # noqa: E402
+from page import own_command, write_report  # noqa: E402
 
 from hyena_glt.training.orders import OWNER_FILE  # noqa: E402
 
@@ -154,7 +154,7 @@ def main() -> None:
     if args.worker:
         return work(args.data, args.overrides)
     args.out.mkdir(parents=True, exist_ok=True)
-    report: Row = {"command": shown(["python", "tests/benchmarks/ray_train.py", *sys.argv[1:]]), "rows": []}
+    report: Row = {"command": own_command(), "rows": []}
     for _ in range(args.repeats):
         for way in WAYS:
             with tempfile.TemporaryDirectory(prefix="ray_train_") as folder:

@@ -30,7 +30,7 @@ import pyarrow as pa
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from page import cpu_name, shown  # noqa: E402
+from page import cpu_name, own_command  # noqa: E402
 from scale_report import Row, write  # noqa: E402
 
 from hyena_glt.config import config_from_dict  # noqa: E402
@@ -272,7 +272,7 @@ def main() -> None:
         print(json.dumps(plan(args.plan)))
         return
     report: Row = {
-        "machine": cpu_name(), "command": shown(["python", "tests/benchmarks/scale.py", *sys.argv[1:]]),
+        "machine": cpu_name(), "command": own_command(),
         "python": platform.python_version(), "pyarrow": pa.__version__, "load": os.getloadavg()[0],
     }
     with tempfile.TemporaryDirectory(prefix="scale_") as name:

@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from page import cpu_name, shown, write_report  # noqa: E402
+from page import cpu_name, own_command, write_report  # noqa: E402
 
 from hyena_glt.training.metrics import METRICS_FILE  # noqa: E402
 from hyena_glt.training.orders import OWNER_FILE  # noqa: E402
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    command, load = shown(["python", "tests/benchmarks/submit.py", *sys.argv[1:]]), os.getloadavg()[0]
+    command, load = own_command(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="head") as folder:
         data = write_lambda_data(Path(folder) / "data", {"kind": "char"}, max_length=64)
         with running_head(Path(folder)) as head:

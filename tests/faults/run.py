@@ -82,15 +82,17 @@ def _parse() -> argparse.Namespace:
 
 
 def report(faults: int, seed: int, only: list[str] | None) -> tuple[bool, list[str]]:
-    """Whether the run of a campaign came through, and the lines that a log has of it, which are printed too."""
+    """Whether the run of a campaign came through, and the lines that a log has of it; the verdict is printed at once."""
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         try:
             outcomes = run_campaign(Path(folder), faults=faults, seed=seed, only=only)
-            held, lines = True, [f"seed {seed}: {faults} faults, and the last weights are equal", *(f"  {outcome}" for outcome in outcomes)]
         except Exception:
-            held, lines = False, [f"seed {seed}: FAILED", *traceback.format_exc().splitlines()]
-    print("\n".join(lines), flush=True)
-    return held, lines
+            verdict = f"seed {seed}: FAILED\n{traceback.format_exc()}"
+            print(verdict, flush=True)
+            return False, verdict.splitlines()
+    verdict = f"seed {seed}: {faults} faults, and the last weights are equal"
+    print(verdict, flush=True)
+    return True, [verdict, *(f"  {outcome}" for outcome in outcomes)]
 
 
 def run_campaign(folder: Path, *, faults: int, seed: int, only: list[str] | None = None) -> list[Outcome]:

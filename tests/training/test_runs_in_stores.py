@@ -242,15 +242,29 @@ def test_a_start_that_was_taken_over_stores_nothing_more(data: Path, bucket: Url
     """Neither while it trains on, not knowing yet, nor when it ends: the metrics are then the later start's."""
     folder, original, later = bucket / "a", loop._accumulate, Orders(bucket / "a")
     monkeypatch.setattr(desk, "STORE_S", 0.05)
+    refused = []
+
+    def look(run: Url, token: str) -> None:
+        try:
+            orders.require_owner(run, token)
+        except ClusterError as error:
+            refused.append(error)
+            raise
+
+    monkeypatch.setattr(desk, "require_owner", look)
+
+    def there_is_something_to_store(of: loop.Run) -> None:
+        with (of.desk.folder / METRICS_FILE).open("ab") as metrics:
+            metrics.write(b"\n")
 
     def be_taken_over(of: loop.Run, *rest: object) -> bool:
         if of.progress.step == 4:
             later.start()
-            time.sleep(0.5)  # what stood between its look and its write has written: nothing is locked
+            there_is_something_to_store(of)
+            wait_for(lambda: refused)  # until then a write may be under way whose look came before: nothing is locked
             write_bytes(folder / METRICS_FILE, b'{"kind": "start", "step": 3}\n')
-            for _ in range(10):  # there is something to store, again and again
-                with (of.desk.folder / METRICS_FILE).open("ab") as metrics:
-                    metrics.write(b"\n")
+            for _ in range(10):
+                there_is_something_to_store(of)
                 time.sleep(0.1)
         return original(of, *rest)
 
