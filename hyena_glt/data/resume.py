@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..config.tree import Config
 from ..errors import ConfigError
-from ..files import atomic_write
+from ..files import atomic_write, naming
 from . import inputs
 from .manifest import MANIFEST, SCHEMA_VERSION, SPLITS, TOKENIZER, Json, Manifest, canonical_json, read_manifest
 from .scratch import SCRATCH
@@ -53,9 +53,10 @@ def claim(output: Path, destination: Location, wanted: Mapping[str, object]) -> 
     if not (output / SCRATCH / IDENTITY).exists():  # killed before it was written, or while it went
         shutil.rmtree(output / SCRATCH, ignore_errors=True)
     for half_written in hidden_files(output):
-        half_written.unlink()
-    (output / SCRATCH).mkdir(parents=True, exist_ok=True)
-    atomic_write(output / SCRATCH / IDENTITY, canonical_json(wanted))
+        half_written.unlink(missing_ok=True)  # a worker of the run that failed may not have ended yet, and removes its own
+    with naming(output / SCRATCH / IDENTITY):
+        (output / SCRATCH).mkdir(parents=True, exist_ok=True)
+        atomic_write(output / SCRATCH / IDENTITY, canonical_json(wanted))
     return None
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -163,12 +164,47 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(folder: Path, 
         resize(kib)
         while problem := problem_of(given):
             said = re.fullmatch(rf"{output}/(\S+): could not be read or written \(.*(No space left|disk full).*\); .* goes on", problem)
+            assert said, problem
             stages.add(stage_of(Path(said[1])))
             assert assert_damaged_or_whole(output, whole)
             kib += max(16, kib // 8)
             resize(kib)
         assert contents(output) == whole
     assert stages >= {"bases", "keys", "shards"}, stages
+
+
+def test_a_disk_without_room_for_the_first_file_is_one_sentence(folder: Path) -> None:
+    output = folder / "disk/out"
+    with disk(folder / "disk") as resize:
+        resize(8)
+        (folder / "disk/full").write_bytes(bytes(8 << 10))
+        problem = problem_of(settings(folder, output))
+        assert problem == (
+            f"{output}/{SCRATCH}/{IDENTITY}: could not be read or written (No space left on device); when that is cured, the same "
+            "command goes on"
+        )
+
+
+def test_workers_of_the_run_that_failed_may_still_end_while_the_next_one_begins(tmp_path: Path) -> None:
+    """They remove what they were writing, as the next run does."""
+    scratch, ended = tmp_path / SCRATCH, threading.Event()
+    scratch.mkdir()
+
+    def fail_again_and_again() -> None:
+        while not ended.is_set():
+            for number in range(50):
+                (scratch / f".shard.{number}").touch()
+            for number in range(50):
+                (scratch / f".shard.{number}").unlink(missing_ok=True)
+
+    worker = threading.Thread(target=fail_again_and_again)
+    worker.start()
+    try:
+        for _ in range(200):
+            assert claim(tmp_path, tmp_path, {"width": 8}) is None
+    finally:
+        ended.set()
+        worker.join()
 
 
 def problem_of(given: list[str]) -> str | None:
