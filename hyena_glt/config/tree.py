@@ -432,6 +432,11 @@ class ClusterConfig:
     """GPUs of a training worker, where there are any; a fraction lets the trials of a sweep share one."""
     max_failures: int = 3
     """Restarts after a worker or node was lost that bring no new checkpoint."""
+    grow_interval_s: float = 300.0
+    """Between two looks if a run with a range of workers has room for more; it then saves and starts again with them. 0: no look.
+
+    A start that has not saved yet stays as it is.
+    """
     start_timeout_s: float = 1800.0
     """How long a run waits for room for all of its workers, at the start and after a node was lost; preprocessing for a first CPU."""
     stall_timeout_s: float = 600.0
@@ -456,7 +461,7 @@ class ClusterConfig:
             (0 < self.gpus_per_worker <= 1, f"gpus_per_worker must be above 0 and at most 1, got {self.gpus_per_worker}"),
             *above_zero(self, "collective_timeout_s", "stall_timeout_s"),
             *at_least(1, self, "cpus_per_worker", "num_cpus"),
-            *at_least(0, self, "max_failures", "start_timeout_s"),
+            *at_least(0, self, "max_failures", "grow_interval_s", "start_timeout_s"),
         )
 
     def devices_per_worker(self, use_gpu: bool) -> float:

@@ -66,13 +66,12 @@ def await_gang(gang: Gang, *, timeout_s: float) -> None:
         remove_placement_group(group)
 
 
-def largest_with_room(sizes: Sequence[int], resources: Mapping[str, float]) -> int:
+def largest_with_room(sizes: Sequence[int], resources: Mapping[str, float], has: Mapping[str, float]) -> int:
     """The first of some numbers of workers, largest first, that all fit now; the last where none does.
 
-    What the whole cluster cannot hold is not asked for: an autoscaler would take that for a demand.
+    What is more than the cluster `has` (all of it, or what is free) is not asked for: an autoscaler would take that for a demand.
     Not Ray Train's own choice out of a range: after a node was lost that waited for minutes for what the lost start had reserved.
     """
-    has = ray.cluster_resources()
     for size in sizes[:-1]:
         if any(size * amount > has.get(name, 0.0) for name, amount in resources.items()):
             continue

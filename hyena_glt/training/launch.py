@@ -6,25 +6,27 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import ray
 import ray.train
+from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ..config import Config, config_from_dict, config_to_dict
 from ..data.storage import Location, remove_folder
-from ..errors import ClusterError, ConfigError, StorageError
+from ..errors import ClusterError, ConfigError, HyenaError, StorageError
 from .checkpoint import newest_step
 from .failures import is_out_of_memory, may_pass, raise_ours, reason
 from .gang import Gang, await_gang, largest_with_room
 from .loop import train
 from .orders import Orders
 from .probe import Timing, probe, read_timing
-from .worker import WITHDRAWN, ray_worker
+from .worker import GROWING, WITHDRAWN, ray_worker
 
 RAY_FOLDER = ".ray"
 """Ray Train's own bookkeeping inside the run folder; checkpoints are ours, so nothing in it is needed to go on."""
@@ -37,6 +39,12 @@ CONTROLLER_ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # a new node may still be loading its image
 }
 """What Ray Train's controller reads; a value that the user has set stays."""
+
+GOES_ON = {
+    WITHDRAWN: "a node is being withdrawn; its workers have saved, and the run goes on elsewhere",
+    GROWING: "there is room for more workers; these have saved, and the run goes on with more",
+}
+"""Why a start ended that another one follows at once, and what is said then."""
 
 T = TypeVar("T")
 
@@ -67,16 +75,17 @@ def train_on_ray(
 
     Restarts are made here and not by Ray Train, because bad data or a bad setting would fail the same way each time. Where a worker runs
     out of memory the next start has smaller micro-batches and more of them; `bytes_needed` estimates what `batch_size` rows take. Where
-    a node is withdrawn, the workers have saved and left, and the next start takes what room there is: `sizes` are the numbers of workers
-    that it may have, largest first. `orders` lets another thread hold or stop the run.
+    a node is withdrawn, or more workers have room, they have saved and left, and the next start takes what room there is: `sizes` are the
+    numbers of workers that it may have, largest first. `orders` lets another thread hold or stop the run.
     """
     orders, failures = orders or Orders(run), 0
     saved = newest_step(run)
     while True:
         try:
-            if _fit_once(cfg, run, orders, sizes=sizes, use_gpu=use_gpu) != WITHDRAWN:
+            ended = _fit_once(cfg, run, orders, sizes=sizes, use_gpu=use_gpu)
+            if ended not in GOES_ON:
                 return
-            log.warning("a node is being withdrawn; its workers have saved, and the run goes on elsewhere")
+            log.warning(GOES_ON[ended])
             continue
         except ray.train.TrainingFailedError as error:
             raise_ours(error)
@@ -139,7 +148,7 @@ def _fit_once(
 ) -> str | None:
     """One start of the run; returns why it ended."""
     resources = {"CPU": float(cfg.cluster.cpus_per_worker)} | ({"GPU": cfg.cluster.gpus_per_worker} if use_gpu else {})
-    workers = largest_with_room(sizes, resources)
+    workers = largest_with_room(sizes, resources, ray.cluster_resources())
     await_gang(Gang(workers, resources, GANG_SETTINGS), timeout_s=cfg.cluster.start_timeout_s)
     storage, token = run / RAY_FOLDER, orders.start()
     trainer = TorchTrainer(
@@ -158,12 +167,41 @@ def _fit_once(
     for name, value in CONTROLLER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        with stop_on_interrupt(orders.stop):
+        more = [size - workers for size in sizes if size > workers]
+        with stop_on_interrupt(orders.stop), _growing(run, orders, more, resources, every_s=cfg.cluster.grow_interval_s):
             return in_thread(trainer.fit).return_value
     finally:
         with suppress(OSError, StorageError):
             if orders.owned():  # else a later start keeps its own there
                 remove_folder(storage)
+
+
+@contextmanager
+def _growing(
+    run: Location, orders: Orders, more: Sequence[int], resources: Mapping[str, float], *, every_s: float
+) -> Iterator[None]:
+    """Look now and then if `more` workers, one of these numbers, have room beside those of this start, and let it leave for them.
+
+    Once it has saved: before, the room may be that which it is about to take itself, and no start shall end without progress. Not by Ray
+    Train's range, whose new group would begin at the last checkpoint.
+    """
+    ended, saved = threading.Event(), newest_step(run)
+
+    def look() -> None:
+        while not ended.wait(every_s):
+            with suppress(HyenaError, OSError, RayError):  # of a cluster or storage in trouble, which the start itself will meet
+                if newest_step(run) != saved and largest_with_room([*more, 0], resources, ray.available_resources()):
+                    orders.grow()
+
+    watcher = threading.Thread(target=look, name="growth", daemon=True)
+    if more and every_s:
+        watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if watcher.is_alive():
+            watcher.join()
 
 
 def _backend(cfg: Config, use_gpu: bool) -> str:

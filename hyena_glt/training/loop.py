@@ -35,7 +35,7 @@ from .saver import Wanted
 from .statistics import observed, statistics
 from .timeline import Stage
 from .watchdog import watched
-from .worker import INTERRUPTED, WITHDRAWN, Worker
+from .worker import GROWING, INTERRUPTED, WITHDRAWN, Worker
 
 HOLD_POLL_S = 0.02
 LOWER_RATE = (
@@ -122,9 +122,9 @@ def take_step(run: Run, rate: float) -> str | None:
     with run.meter.waiting():
         batches = run.feed.next_step()
     domain_tokens = (sum(of_domain) for of_domain in zip(*(b.domain_tokens for b in batches), strict=True))
-    own = sum(b.total_weight for b in batches), run.worker.stop_requested(), run.worker.wants_to_look(), *domain_tokens
+    wishes = run.worker.stop_requested(), run.worker.growth_requested(), run.worker.wants_to_look()
     with run.meter.waiting_for_peers():
-        weight, stop, look, *tokens = run.worker.sum(*own).tolist()
+        weight, stop, grow, look, *tokens = run.worker.sum(sum(b.total_weight for b in batches), *wishes, *domain_tokens).tolist()
     run.engine.set_rate(rate)
     run.engine.scale_loss(run.progress.loss_scale)
     every = run.cfg.logging.statistics_interval
@@ -139,6 +139,8 @@ def take_step(run: Run, rate: float) -> str | None:
         run.progress = next_loss_scale(run.progress, overflowed=run.engine.grad_norm() is None)
     if stop:
         return INTERRUPTED
+    if grow:
+        return GROWING
     return WITHDRAWN if look and run.worker.is_withdrawn() else None
 
 

@@ -1,7 +1,7 @@
-"""What the driver of a run tells its workers while they train: go on, go on to the next validation, stop. Runs on both.
+"""What the driver tells the workers of a run: go on, to the next validation only, leave for more workers, stop. Known to both.
 
 One small file in the run folder carries it, which also names the start that the folder belongs to:
-`<token>`, `<token> after N` or `<token> stop`.
+`<token>`, `<token> after N`, `<token> grow` or `<token> stop`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..data.storage import Location, read_bytes, write_bytes
 from ..errors import ClusterError, StorageError
 
 OWNER_FILE = ".owner"
-STOP, AFTER = "stop", "after "
+STOP, GROW, AFTER = "stop", "grow", "after "
 STORE_POLL_S = 2.0
 """Between two looks into a store, which would make each step longer."""
 
@@ -37,7 +37,7 @@ class Orders:
     def start(self) -> str:
         """A new start of the run takes the folder over, under the orders given so far; returns its token."""
         with self._lock:
-            self._write(secrets.token_hex(8))
+            self._write(secrets.token_hex(8), self._order)
             return self._token
 
     def after(self, step: int) -> None:
@@ -48,22 +48,28 @@ class Orders:
         """Let the run save a checkpoint and end; no later order takes that back."""
         self._give(STOP)
 
+    def grow(self) -> None:
+        """Let this start save and end, for one with more workers; a run that is held or shall stop does that."""
+        with self._lock:
+            if self._token and not self._order:
+                self._write(self._token, GROW)
+
     def _give(self, order: str) -> None:
         with self._lock:
             if self._order != STOP:
                 self._order = order
             if self._token:
-                self._write(self._token)
+                self._write(self._token, self._order)
 
     def owned(self) -> bool:
         """Whether the folder still belongs to the last start."""
         return read_order(self._run)[0] == self._token
 
-    def _write(self, token: str) -> None:
+    def _write(self, token: str, order: str) -> None:
         if self._token:
             require_owner(self._run, self._token)
         self._token = token
-        write_bytes(self._run / OWNER_FILE, f"{token} {self._order}".strip().encode())
+        write_bytes(self._run / OWNER_FILE, f"{token} {order}".strip().encode())
 
 
 def read_order(run: Location) -> tuple[str, str]:

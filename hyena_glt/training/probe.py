@@ -11,9 +11,10 @@ import torch
 
 from ..config import Config
 from ..data.storage import Location, read_bytes, write_bytes
+from ..errors import ClusterError
 from .loop import evaluate, save, take_step
 from .prepare import Run, prepare
-from .worker import Worker
+from .worker import INTERRUPTED, Worker
 
 TIMING_FILE = "timing.json"
 
@@ -35,7 +36,10 @@ class Timing:
 
 
 def probe(cfg: Config, worker: Worker, steps: int) -> None:
-    """Time `steps` steps of the run's longest stretch, after a fifth as many to warm up; rank 0 leaves the result in the run folder."""
+    """Time `steps` steps of the run's longest stretch, after a fifth as many to warm up; rank 0 leaves the result in the run folder.
+
+    ClusterError where the driver wants an end of it.
+    """
     entered = time.monotonic()
     run = prepare(cfg, worker)
     try:
@@ -63,7 +67,9 @@ def read_timing(run: Location) -> Timing:
 
 def _take_steps(run: Run, number: int) -> None:
     for _ in range(number):
-        take_step(run, rate=0.0)  # as long as any other, and the weights stay finite whatever the schedule is
+        # As long as any other step, and the weights stay finite whatever the schedule is.
+        if take_step(run, rate=0.0) == INTERRUPTED:
+            raise ClusterError("interrupted while the run was timed; nothing of the probe is left")
 
 
 def _seconds(run: Run, act: Callable[[], object]) -> float:

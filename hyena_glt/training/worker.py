@@ -16,15 +16,15 @@ import torch.distributed as dist
 
 from ..data.storage import Location, location
 from .metrics import Report
-from .orders import STOP, LastOrder, held_at, taken_over
+from .orders import GROW, STOP, LastOrder, held_at, taken_over
 
 if TYPE_CHECKING:
     from .gauges import Gauges
 
 LOOK_S = 1.0
 """Between two questions whether a node is being withdrawn; each makes all workers wait for each other."""
-INTERRUPTED, WITHDRAWN = "interrupted", "withdrawn"
-"""Why a run ends before its last step: the driver asked for it, or the cluster takes a node away."""
+INTERRUPTED, GROWING, WITHDRAWN = "interrupted", "growing", "withdrawn"
+"""Why a start ends before the run's last step: the driver asked for it, has found room for more workers, or a node is taken away."""
 
 
 @dataclass(slots=True)
@@ -66,6 +66,10 @@ class Worker:
     def stop_requested(self) -> bool:
         """Whether the driver wants the run to stop; only rank 0 looks. ClusterError as of `require_owner`."""
         return self.leads and self._order() == STOP
+
+    def growth_requested(self) -> bool:
+        """Whether the driver wants to start the run again with more workers; only rank 0 looks. ClusterError likewise."""
+        return self.leads and self._order() == GROW
 
     def is_held(self, validated: int) -> bool:
         """Whether the driver wants the run to wait at its validation of that step; only rank 0 looks. ClusterError likewise."""

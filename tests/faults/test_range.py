@@ -12,28 +12,34 @@ from tests.faults.run import make_switch, undisturbed
 from tests.tiny_run import write_lambda_data
 from tests.training.in_process import losses
 
-STEPS = 120
+STEPS = 400
+"""The run has not ended when a third machine comes."""
 CLOSE = 1e-5
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # three machines, two starts
-def test_workers_come_and_go_with_the_nodes(tmp_path: Path) -> None:
+@pytest.mark.timeout(900)  # four machines, three starts
+def test_workers_go_and_come_with_the_nodes(tmp_path: Path) -> None:
     data = write_lambda_data(tmp_path / "data", {"kind": "char"}, max_length=128)
     given = settings(
         data, STEPS, "model.dropout=0", "training.learning_rate=1e-3",  # rounding grows slowly
         "logging.log_interval=1",
     )
     whole = undisturbed(tmp_path / "whole", given)
-    ranged = [setting for setting in given if "train_workers" not in setting] + ["cluster.train_workers=[1,2]"]
+    ranged = [setting for setting in given if "train_workers" not in setting] + ["cluster.train_workers=[1,2]", "cluster.grow_interval_s=1"]
     with make_switch(tmp_path) as switch, Campaign(tmp_path / "cluster", ranged, Random(0), switch) as campaign:
         campaign.wait_for_checkpoint(after=0)
         campaign.switch_off(campaign.nodes[0])
         campaign.wait_for_start(1)
+        campaign.put_right()
+        campaign.wait_for_start(2)
         assert campaign.finish() == 0, campaign.said[-3000:]
-        assert sizes(campaign) == [2, 1]
+        assert sizes(campaign) == [2, 1, 2]
         assert all(start["global_rows"] == 8 for start in campaign.starts())
-        last = {report["step"]: report["loss"] for report in campaign.reports() if report["kind"] == "train"}
+        reports = [report for report in campaign.reports() if report["kind"] in ("start", "train")]
+        third = [number for number, report in enumerate(reports) if report["kind"] == "start"][2]
+        assert reports[third]["step"] == reports[third - 1]["step"], "work was lost"
+        last = {report["step"]: report["loss"] for report in reports if report["kind"] == "train"}
     assert list(last.values()) == pytest.approx(losses(whole), abs=CLOSE)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from hyena_glt.inference import load_model
 from hyena_glt.training.metrics import METRICS_FILE, last_reports, read_reports
 from pipelines.preprocess import preprocess
 from pipelines.pretrain import pretrain, resolve
+from tests.cluster.head import wait_until
 from tests.tiny_run import write_lambda_data
 
 GENOMES = Path(__file__).parents[2] / "pipelines" / "genomes"
@@ -151,6 +155,21 @@ def test_dry_run_says_what_would_happen(data: Path, tmp_path: Path, caplog: pyte
     assert "warmup_steps (10) is not shorter than the run (4 steps)" in caplog.text
     assert "without a GPU these have no effect: hardware.pin_memory, hardware.compile_model" in caplog.text
     assert not list(tmp_path.iterdir()), "the probe leaves nothing"
+
+
+def test_dry_run_that_is_interrupted_ends_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def interrupt() -> None:
+        wait_until(lambda: signal.getsignal(signal.SIGTERM) is not before, 60)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    with pytest.raises(ClusterError, match="^interrupted while the run was timed; nothing of the probe is left$"):
+        pretrain(config(data, tmp_path / "run"), dry_run=True, probe_steps=10**6)
+    sender.join()
+    assert not list(tmp_path.iterdir())
 
 
 def test_dry_run_shows_the_timeline(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -27,6 +27,8 @@ from pipelines._search import Suggestions
 from pipelines._trial import VALUE
 from pipelines.pretrain import pretrain
 from pipelines.sweep import sweep
+from tests.cluster.head import wait_until
+from tests.interrupted_run import Command
 from tests.tiny_run import write_lambda_data
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]  # the fixture is five starts of a run
@@ -47,16 +49,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_lambda_data(tmp_path_factory.mktemp("data") / "lambda", {"kind": "char"}, max_length=64)
 
 
-def config(data: Path, space: str, folder: Path, *settings: str) -> Config:
+def settings(data: Path, space: str, folder: Path, *more: str) -> list[str]:
     (folder.parent / "space.yaml").write_text(space)
     given = [
         "model.name=tiny", "model.hidden_size=16", "model.num_layers=2", "model.mixers=[se,li]", "model.max_position_embeddings=64",
         "tokenization.kind=char", "tasks.causal_lm.weight=1", "training.max_steps=12", "training.batch_size=4", "training.eval_max_rows=8",
         "logging.eval_interval=3", "logging.log_interval=3", "logging.use_tensorboard=false", f"data.train_path={data}",
         f"tune.seed={SEED}", f"tune.output_dir={folder}", f"tune.space={folder.parent / 'space.yaml'}", "cluster.train_workers=1",
-        *settings,
+        *more,
     ]
-    return load_config(None, list({setting.split("=")[0]: setting for setting in given}.values()))
+    return list({setting.split("=")[0]: setting for setting in given}.values())
+
+
+def config(data: Path, space: str, folder: Path, *more: str) -> Config:
+    return load_config(None, settings(data, space, folder, *more))
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +131,21 @@ def test_nothing_is_left_on_the_cluster(swept: tuple[Path, dict, dict]) -> None:
     states = [group["state"] for group in ray.util.placement_group_table().values()]
     assert set(states) <= {"REMOVED"} and len(states) >= 3
     assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"] == 2
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_leaves_the_cluster_free_and_the_same_call_goes_on(data: Path, tmp_path: Path) -> None:
+    folder, space = tmp_path / "sweep", "settings:\n  training.learning_rate: {choice: [3e-3, 1e-2]}\nnum_trials: 2\n"
+    given = settings(data, space, folder, "training.max_steps=60")
+    driver = Command(["sweep", *given], tmp_path, ray.get_runtime_context().gcs_address).process
+    wait_until(lambda: any(path.stat().st_size for path in folder.rglob(METRICS_FILE)), 120, process=driver)
+    driver.kill()
+    driver.wait()
+    result = sweep(load_config(None, given))
+    assert (result["status"], result["trials"]["finished"]) == ("finished", 2)
+    for trial in read_trials(folder):
+        ends = [report["reason"] for report in read_reports(run_folder(folder, trial.id) / METRICS_FILE) if report["kind"] == "end"]
+        assert ends == ["finished"]
 
 
 @pytest.mark.slow

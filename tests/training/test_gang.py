@@ -37,8 +37,8 @@ def test_room_is_found_at_once_and_left_for_the_run() -> None:
 
 def test_a_range_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PLACED_S", 1)
-    assert largest_with_room([4, 2, 1], {"CPU": 1.0}) == 2
-    assert largest_with_room([4, 3], {"CPU": 1.0}) == 3, "the least is waited for"
+    assert largest_with_room([4, 2, 1], {"CPU": 1.0}, ray.cluster_resources()) == 2
+    assert largest_with_room([4, 3], {"CPU": 1.0}, ray.cluster_resources()) == 3, "the least is waited for"
     assert is_tidy()
 
 

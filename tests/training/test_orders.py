@@ -37,12 +37,30 @@ def test_a_stop_stays_and_is_there_for_the_next_start_too(tmp_path: Path) -> Non
     assert worker(tmp_path, orders.start()).stop_requested()
 
 
+def test_a_start_leaves_for_more_workers_unless_it_is_held_or_shall_stop(tmp_path: Path) -> None:
+    orders = Orders(tmp_path)
+    orders.grow()  # of no start yet
+    first = worker(tmp_path, orders.start())
+    assert not first.growth_requested()
+    orders.grow()
+    assert first.growth_requested() and not first.stop_requested()
+    assert not Worker(1, 2, torch.device("cpu"), tmp_path, "any").growth_requested(), "only rank 0 looks"
+    second = worker(tmp_path, orders.start())
+    assert not second.growth_requested(), "the next start has grown"
+    orders.after(3)
+    orders.grow()
+    assert second.is_held(4) and not second.growth_requested()
+    orders.stop()
+    orders.grow()
+    assert second.stop_requested() and not second.growth_requested()
+
+
 def test_a_driver_whose_run_was_taken_over_gives_no_order_and_starts_nothing(tmp_path: Path) -> None:
     early, later = Orders(tmp_path), Orders(tmp_path)
     early.start()
     token = later.start()
     assert later.owned() and not early.owned()
-    for act in (early.stop, early.start, lambda: early.after(5)):
+    for act in (early.grow, early.stop, early.start, lambda: early.after(5)):
         with pytest.raises(ClusterError, match=f"^{tmp_path} was taken over by a later start of this run$"):
             act()
     assert read_order(tmp_path) == (token, "")
