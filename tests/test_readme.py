@@ -29,9 +29,10 @@ def test_the_python_runs_as_written(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stderr
-    beats, shape_and_bits = done.stdout.strip().splitlines()
+    beats, shape_and_bits, generated = done.stdout.strip().splitlines()
     assert beats.startswith("[")
     assert shape_and_bits.startswith("(32,) [")
+    assert re.fullmatch(r"\['ATG[ACGT]*'\]", generated)
 
 
 @pytest.mark.usefixtures("ray_session")

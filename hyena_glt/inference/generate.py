@@ -1,15 +1,49 @@
-"""Continuing sequences with a causal model."""
+"""Continuing sequences with a causal model: a prompt is read once, and behind it each token by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..tokenizers.base import CLS, NUM_SPECIAL
+from ..model.decoding import Decoder
+from ..tokenizers.base import CLS, NUM_SPECIAL, UNK, Tokenizer
 from .load import LoadedModel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How a token is chosen from the model's distribution; ValueError for what cannot be.
+
+    `temperature` 0 takes the likeliest token; above, tokens are drawn from the `top_k` likeliest (default: all), and of those from the
+    fewest that together have `top_p` of their probability (nucleus sampling, arXiv 1904.09751; default: all).
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or (self.top_k is not None and self.top_k < 1) or (self.top_p is not None and not 0 < self.top_p <= 1):
+            raise ValueError(
+                f"temperature must be at least 0, top_k at least 1 and top_p above 0 and at most 1, "
+                f"got {self.temperature}, {self.top_k} and {self.top_p}"
+            )
+
+    def choose(self, logits: Tensor, draw: torch.Generator) -> Tensor:
+        """logits [B, symbols] -> one index a row, [B, 1]."""
+        if self.temperature == 0:
+            return logits.argmax(-1, keepdim=True)
+        # Drawn on the CPU, so that a seed gives the same sequence on every device.
+        ordered, symbols = (logits.cpu() / self.temperature).sort(stable=True, dim=-1, descending=True)
+        ordered = ordered[:, : self.top_k]
+        shares = ordered.softmax(-1)
+        if self.top_p is not None:
+            shares = shares.masked_fill(shares.cumsum(-1) - shares >= self.top_p, 0)
+        return symbols.gather(1, torch.multinomial(shares, 1, generator=draw)).to(logits.device)
 
 
 def generate(
@@ -19,50 +53,88 @@ def generate(
     *,
     temperature: float = 0.0,
     top_k: int | None = None,
+    top_p: float | None = None,
+    prefix: str = "",
+    stop: Sequence[str] = (),
     seed: int = 0,
 ) -> list[str]:
-    """The continuation of each prompt by `num_tokens` tokens, without the prompt.
+    """The continuation of each prompt, without the prompt: `prefix`, then at most `num_tokens` new tokens.
 
-    `temperature` 0 takes the likeliest token; above, tokens are drawn from the `top_k` likeliest (default: all), each prompt
-    with its own generator from `seed` and its place in the list. Of a prompt that is no multiple of k, the first bases are
-    left out, so that the last k-mer ends with the prompt.
+    It ends before the first of the `stop` sequences. `temperature`, `top_k` and `top_p` as in `Sampling`; each prompt has its own
+    generator, from `seed` and its place in the list. Of a prompt that is no multiple of k, the first bases are left out, so that the last
+    k-mer ends with the prompt; bases of `prefix` that fill no whole k-mer begin the first new token.
 
-    The cost: no state is kept, every token reads its whole window again, so n tokens behind a prompt of p read about
-    n * (p + n / 2) positions. Beyond the model's limit the window slides.
-    Raises ValueError for a masked model, a prompt without a token, a negative temperature, a `top_k` below 1.
+    A token costs the same wherever it stands (`se`, `mr`, `li`), or what `model.decoding` says. Behind the model's limit the last half of
+    what it can read is read again, and the continuation goes on from there.
+    Raises ValueError for a masked model, a prompt without a token, letters of a prefix that no symbol has, a setting that cannot be.
     """
     if not loaded.causal:
         raise ValueError("generate needs a causal model, and this one fills masks; train with tasks.causal_lm")
-    if temperature < 0 or (top_k is not None and top_k < 1):
-        raise ValueError(f"temperature must be at least 0 and top_k at least 1, got {temperature} and {top_k}")
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    return [
+        _continuation(loaded, number, prompt, prefix, num_tokens, sampling, stop, torch.Generator().manual_seed(seed + number))
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+def _continuation(
+    loaded: LoadedModel, number: int, prompt: str, prefix: str, num_tokens: int, sampling: Sampling, stop: Sequence[str],
+    draw: torch.Generator,
+) -> str:
     tokenizer = loaded.tokenizer
-    continuations = []
-    for number, prompt in enumerate(prompts):
-        ids = tokenizer.encode(prompt[len(prompt) % tokenizer.bases_per_token :].encode())
-        if not len(ids):
-            raise ValueError(f"prompt {number} ({len(prompt)} letters) is shorter than one token ({tokenizer.span} letters)")
-        draw = torch.Generator().manual_seed(seed + number)
-        new = continue_ids(loaded, ids[None].astype(np.int64), num_tokens, temperature=temperature, top_k=top_k, draw=draw)[0]
-        continuations.append(tokenizer.decode(new)[-num_tokens * tokenizer.bases_per_token :])
-    return continuations
+    step = tokenizer.bases_per_token
+    whole = len(prefix) - len(prefix) % step
+    ids = tokenizer.encode((prompt[len(prompt) % step :] + prefix[:whole]).encode())
+    if not len(ids):
+        raise ValueError(f"prompt {number} ({len(prompt)} letters) is shorter than one token ({tokenizer.span} letters)")
+    begun = _symbols_that_begin(tokenizer, prefix[whole:]) if prefix[whole:] else None
+    text, longest = prefix[:whole], max(map(len, stop), default=0)
+    for new in next_ids(loaded, ids[None].astype(np.int64), num_tokens, sampling=sampling, draw=draw, first=begun):
+        text += tokenizer.decode(new[0].cpu().numpy())[-step:]
+        if any(word in text[-longest - step :] for word in stop):
+            break
+    return text[: min((text.find(word) for word in stop if word in text), default=len(text))]
 
 
-@torch.inference_mode()
+def _symbols_that_begin(tokenizer: Tokenizer, letters: str) -> slice:
+    """The k-mers that begin with these letters, fewer than k: their numbers stand together."""
+    missing = tokenizer.span - len(letters)
+    first = int(tokenizer.encode((letters + missing * "A").encode())[0])
+    if first == UNK:
+        raise ValueError(f"prefix: no symbol begins with {letters}; give the letters of bases")
+    return slice(first - NUM_SPECIAL, first - NUM_SPECIAL + 4**missing)
+
+
 def continue_ids(
-    loaded: LoadedModel, prompts: np.ndarray, num_tokens: int, *, temperature: float = 0.0, top_k: int | None = None, draw: torch.Generator
+    loaded: LoadedModel, prompts: np.ndarray, num_tokens: int, *, sampling: Sampling | None = None, draw: torch.Generator
 ) -> np.ndarray:
-    """prompts int64 [B, L] without specials -> the next `num_tokens` ids of each, int64 [B, num_tokens]."""
-    rows = torch.from_numpy(prompts).to(loaded.device)
-    start = torch.full((len(rows), int(loaded.tokenizer.add_special_tokens)), CLS, device=loaded.device)
-    room = loaded.model.max_length - start.shape[1]
-    for _ in range(num_tokens):
-        window = torch.cat([start, rows[:, -room:]], 1)
-        logits = loaded.model.logits(loaded.model.hidden(window)[:, -1]).float()
-        symbols = logits[:, NUM_SPECIAL : loaded.tokenizer.num_ids]  # neither specials nor the rows' padding can be drawn
+    """prompts int64 [B, L] without specials -> the next `num_tokens` ids of each, int64 [B, num_tokens]; default: the likeliest."""
+    new = [*next_ids(loaded, prompts, num_tokens, sampling=sampling or Sampling(), draw=draw)]
+    return torch.cat([torch.empty(len(prompts), 0, dtype=torch.int64, device=loaded.device), *new], 1).cpu().numpy()
+
+
+def next_ids(
+    loaded: LoadedModel, prompts: np.ndarray, num_tokens: int, *, sampling: Sampling, draw: torch.Generator, first: slice | None = None
+) -> Iterator[Tensor]:
+    """The ids [B, 1] that follow prompts int64 [B, L], one after the other; `first`: the symbols that the first of them may be."""
+    ids, decoder, limit = [torch.from_numpy(prompts).to(loaded.device)], None, loaded.model.max_length
+    start = torch.full((len(prompts), int(loaded.tokenizer.add_special_tokens)), CLS, device=loaded.device)
+    for number in range(num_tokens):
+        if decoder is None or decoder.is_full:
+            room = limit - start.shape[1]
+            window = torch.cat([start, torch.cat(ids, 1)[:, -(room if decoder is None else max(1, room // 2)) :]], 1)
+            decoder = Decoder(loaded.model, min(limit, window.shape[1] + num_tokens - number - 1))
+            logits = decoder.read(window)
+        else:
+            logits = decoder.read(ids[-1])
+        # Neither specials nor the rows' padding can be drawn.
+        symbols = logits[:, NUM_SPECIAL : loaded.tokenizer.num_ids].float()
         if loaded.tokenizer.overlapping:
-            symbols = _keep_successors(symbols, rows[:, -1], loaded.tokenizer.span)
-        rows = torch.cat([rows, _choose(symbols, temperature, top_k, draw) + NUM_SPECIAL], 1)
-    return rows[:, prompts.shape[1] :].cpu().numpy()
+            symbols = _keep_successors(symbols, ids[-1][:, -1], loaded.tokenizer.span)
+        if first is not None and number == 0:
+            symbols = _keep(symbols, first)
+        ids.append(sampling.choose(symbols, draw) + NUM_SPECIAL)
+        yield ids[-1]
 
 
 def _keep_successors(symbols: Tensor, last: Tensor, k: int) -> Tensor:
@@ -72,12 +144,8 @@ def _keep_successors(symbols: Tensor, last: Tensor, k: int) -> Tensor:
     return symbols.masked_fill(~follows & (last >= NUM_SPECIAL)[:, None], -torch.inf)
 
 
-def _choose(logits: Tensor, temperature: float, top_k: int | None, draw: torch.Generator) -> Tensor:
-    """One index a row, [B, 1]."""
-    if temperature == 0:
-        return logits.argmax(-1, keepdim=True)
-    if top_k is not None and top_k < logits.shape[1]:
-        smallest = logits.topk(top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < smallest, -torch.inf)
-    # Drawn on the CPU, so that a seed gives the same sequence on every device.
-    return torch.multinomial((logits / temperature).softmax(-1).cpu(), 1, generator=draw).to(logits.device)
+def _keep(symbols: Tensor, some: slice) -> Tensor:
+    """Logits with -inf for all others."""
+    kept = torch.full_like(symbols, -torch.inf)
+    kept[:, some] = symbols[:, some]
+    return kept

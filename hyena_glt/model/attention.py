@@ -20,12 +20,18 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """x [B, L, D], padding [B, L] (true = pad) -> [B, L, D]."""
         B, L, D = x.shape
-        q, k, v = self.in_proj(x).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        if self.rotary:
-            table = rotary_table(x.detach(), L, D // self.heads // 2)
-            q, k = rotate(q, table), rotate(k, table)
+        q, k, v = self.project(x)
         attended = F.scaled_dot_product_attention(q, k, v, self._mask(padding), is_causal=self.causal)
         return self.out_proj(attended.transpose(1, 2).reshape(B, L, D))
+
+    def project(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, L, D] at positions from `start` on -> queries, keys and values, [B, heads, L, D / heads] each."""
+        B, L, D = x.shape
+        q, k, v = self.in_proj(x).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        if self.rotary:
+            table = rotary_table(x.detach(), L, D // self.heads // 2, start)
+            q, k = rotate(q, table), rotate(k, table)
+        return q, k, v
 
     def _mask(self, padding: Tensor | None) -> Tensor | None:
         """Which keys may be read, [B, 1, 1, L]. A causal token never reaches the padding behind it, so it needs none."""

@@ -50,12 +50,16 @@ class ExplicitConv(nn.Module):
         rates = torch.logspace(-2, 2, D, device=like.device, dtype=like.dtype)
         return torch.exp(-rates[:, None] * torch.linspace(0, 1, K, device=like.device, dtype=like.dtype))
 
-    def forward(self, z: Tensor, step: int = 0) -> Tensor:
+    def filters(self) -> tuple[Tensor, Tensor | None]:
+        """Taps at lags 0 .. K-1 into the past [C, K], and of a bidirectional filter at lags 1 .. K-1 into the future."""
         past, future = full_precision(self.past), None if self.future is None else full_precision(self.future)
         if self.decay:
             decays = self._decays(*past.shape, past)
             past, future = past * decays, None if future is None else future * decays[:, 1:]
-        return toeplitz_conv(z, past, future)
+        return past, future
+
+    def forward(self, z: Tensor, step: int = 0) -> Tensor:
+        return toeplitz_conv(z, *self.filters())
 
 
 class ModalConv(nn.Module):
@@ -71,11 +75,15 @@ class ModalConv(nn.Module):
         log_rates = torch.linspace(math.log(0.01), math.log(0.1), poles).repeat(channels, 1) - 1
         return nn.Parameter(log_rates), nn.Parameter(0.1 * torch.randn(channels, poles) / math.sqrt(poles))
 
-    def forward(self, z: Tensor, step: int = 0) -> Tensor:
-        rates, residues = full_precision(self.log_rates).exp(), full_precision(self.residues)
+    def filters(self) -> tuple[Tensor, ...]:
+        """Rates and residues [C, S], and those of a bidirectional filter's future."""
+        past = full_precision(self.log_rates).exp(), full_precision(self.residues)
         if self.future_log_rates is None:
-            return modal_conv(z, rates, residues)
-        return modal_conv(z, rates, residues, full_precision(self.future_log_rates).exp(), full_precision(self.future_residues))
+            return past
+        return *past, full_precision(self.future_log_rates).exp(), full_precision(self.future_residues)
+
+    def forward(self, z: Tensor, step: int = 0) -> Tensor:
+        return modal_conv(z, *self.filters())
 
 
 class Sine(nn.Module):
@@ -144,7 +152,11 @@ class ImplicitConv(nn.Module):
         if L > self.max_length:
             raise ValueError(f"a sequence of {L} tokens is longer than this model's hyena filters ({self.max_length}); "
                              "raise model.max_position_embeddings before training")
+        past, future, skip = self.filters(L, step)
+        return fft_conv(z, past, future) + skip[:, None, None].to(z.dtype) * z
+
+    def filters(self, length: int, step: int) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Of one step: taps at lags 0 .. length-1 into the past and, of a bidirectional filter, the future [C, length]; the skip [C]."""
         channels = slice(step * self.channels, (step + 1) * self.channels)
-        past = self.past(L)[channels]
-        future = None if self.future is None else self.future(L)[channels]
-        return fft_conv(z, past, future) + self.skip[channels, None, None].to(z.dtype) * z
+        future = None if self.future is None else self.future(length)[channels]
+        return self.past(length)[channels], future, self.skip[channels]

@@ -5,6 +5,8 @@ Suffixes: D width, B batch, L tokens. Between the two projections channels stand
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,7 +40,7 @@ class HyenaMixer(nn.Module):
 
     def __init__(self, width: int, conv: nn.Module, *, order: int = 2, featurizer_taps: int = 3, causal: bool) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.order = width, order
         self.in_proj = ToChannels(width, (order + 1) * width)
         self.featurizer = ShortConv((order + 1) * width, taps=featurizer_taps, causal=causal)
         self.conv = conv
@@ -49,13 +51,16 @@ class HyenaMixer(nn.Module):
         features = self.in_proj(x)
         if padding is not None:
             features = features.masked_fill(padding, 0)
-        *gates, v = self.featurizer(features).split(self.width)
+        return self.out_proj(self.recur(self.featurizer(features), self.conv, padding))
+
+    def recur(self, features: Tensor, conv: Callable[[Tensor, int], Tensor], padding: Tensor | None = None) -> Tensor:
+        """The recurrence: featurized projections [(order + 1) * D, B, L] -> [D, B, L], each step by `conv`."""
+        *gates, v = features.split(self.width)
         # Filters keep fp32; what the convolution reads already has the autocast precision.
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(features.device.type, enabled=False):
             for step, gate in enumerate(reversed(gates[1:])):
                 v = v * gate
                 if padding is not None:
                     v = v.masked_fill(padding, 0)
-                v = self.conv(v, step)
-            v = v * gates[0]
-        return self.out_proj(v)
+                v = conv(v, step)
+            return v * gates[0]

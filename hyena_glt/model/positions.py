@@ -15,41 +15,42 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(max_length, width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, L, D] -> x plus the vectors of positions 0 .. L-1."""
-        L = x.shape[1]
-        if L > len(self.weight):
-            raise ValueError(f"a sequence of {L} tokens is longer than the learned positions ({len(self.weight)}); "
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """x [B, L, D] -> x plus the vectors of positions start .. start + L-1."""
+        end = start + x.shape[1]
+        if end > len(self.weight):
+            raise ValueError(f"a sequence of {end} tokens is longer than the learned positions ({len(self.weight)}); "
                              "set model.max_position_embeddings, or another model.position_encoding")
-        return x + self.weight[:L]
+        return x + self.weight[start:end]
 
 
 class SinusoidalPositions(nn.Module):
     """Sines and cosines of the position at geometrically spaced frequencies, 1 to 1/10000."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, L, D] -> x plus the encoding of positions 0 .. L-1, as large as an embedding at the start."""
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """x [B, L, D] -> x plus the encoding of positions start .. start + L-1, as large as an embedding at the start of training."""
         _, L, D = x.shape
-        angles = _angles(L, -(-D // 2), x.device)
+        angles = _angles(start, L, -(-D // 2), x.device)
         return x + 0.02 * torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :D].to(x.dtype)
 
 
-def _angles(length: int, frequencies: int, device: torch.device) -> Tensor:
-    """position * frequency [length, frequencies] in fp32."""
+def _angles(start: int, length: int, frequencies: int, device: torch.device) -> Tensor:
+    """position * frequency [length, frequencies] in fp32, from position `start` on."""
     exponent = torch.arange(frequencies, device=device, dtype=torch.float32) / frequencies
-    return torch.arange(length, device=device, dtype=torch.float32)[:, None] * torch.exp(-math.log(10_000) * exponent)
+    positions = torch.arange(start, start + length, device=device, dtype=torch.float32)
+    return positions[:, None] * torch.exp(-math.log(10_000) * exponent)
 
 
 # An operator of its own, so that a compiled block reads the table instead of computing it again for each head, row and pass.
 @torch.library.custom_op("hyena_glt::rotary_table", mutates_args=())
-def rotary_table(like: Tensor, length: int, frequencies: int) -> Tensor:
-    """Cosine and sine of position * frequency, fp32 [2, length, frequencies], on the device of `like`."""
-    angles = _angles(length, frequencies, like.device)
+def rotary_table(like: Tensor, length: int, frequencies: int, start: int = 0) -> Tensor:
+    """Cosine and sine of position * frequency from position `start` on, fp32 [2, length, frequencies], on the device of `like`."""
+    angles = _angles(start, length, frequencies, like.device)
     return torch.stack([angles.cos(), angles.sin()])
 
 
 @rotary_table.register_fake
-def _(like: Tensor, length: int, frequencies: int) -> Tensor:
+def _(like: Tensor, length: int, frequencies: int, start: int = 0) -> Tensor:
     return like.new_empty((2, length, frequencies), dtype=torch.float32)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hyena_glt.inference import generate
-from hyena_glt.inference.generate import continue_ids
+from hyena_glt.inference.generate import Sampling, continue_ids
 from tests.tiny_run import random_bases, random_model
 
 
@@ -38,7 +38,7 @@ def test_draws_have_the_models_frequencies(tmp_path):
     ids = loaded.tokenizer.encode(random_bases(20).encode()).astype(np.int64)
     with torch.no_grad():
         wanted = (loaded.model(torch.from_numpy(ids)[None])[0, -1, 5:9] / 2.0).softmax(-1).numpy()
-    drawn = continue_ids(loaded, np.tile(ids, (2000, 1)), 1, temperature=2.0, draw=torch.Generator().manual_seed(0))
+    drawn = continue_ids(loaded, np.tile(ids, (2000, 1)), 1, sampling=Sampling(temperature=2.0), draw=torch.Generator().manual_seed(0))
     np.testing.assert_allclose([(drawn == base).mean() for base in range(5, 9)], wanted, atol=0.05)
 
 
@@ -54,14 +54,53 @@ def test_kmers_give_whole_new_bases(tmp_path, stride):
 def test_overlapping_kmers_agree_on_the_bases_they_share(tmp_path):
     loaded = random_model(tmp_path, causal=True, tokenization={"kind": "kmer", "kmer_size": 3, "kmer_stride": 1})
     prompt = loaded.tokenizer.encode(random_bases(31).encode()).astype(np.int64)
-    drawn = continue_ids(loaded, prompt[None], 40, temperature=1.0, draw=torch.Generator().manual_seed(0))[0]
+    drawn = continue_ids(loaded, prompt[None], 40, sampling=Sampling(temperature=1.0), draw=torch.Generator().manual_seed(0))[0]
     together = np.concatenate([prompt, drawn])
     np.testing.assert_array_equal(loaded.tokenizer.encode(loaded.tokenizer.decode(together).encode()), together)
 
 
-def test_beyond_the_limit_the_window_slides(tmp_path):
+def test_beyond_the_limit_the_last_half_is_read_again(tmp_path):
     loaded = random_model(tmp_path, causal=True, mixers=("se", "hyena"))
-    assert len(generate(loaded, [random_bases(125)], 10)[0]) == 10
+    prompt = random_bases(125)
+    (whole,) = generate(loaded, [prompt], 100)
+    assert len(whole) == 100
+    assert whole[:4] == generate(loaded, [prompt], 4)[0]  # at 128 tokens, the limit, it reads 64 of them again
+    assert whole[4:68] == generate(loaded, [(prompt + whole[:4])[-64:]], 64)[0]
+
+
+def test_the_nucleus_is_drawn_from_by_its_shares():
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log().expand(4000, 4)
+    drawn = Sampling(temperature=1.0, top_p=0.6).choose(logits, torch.Generator().manual_seed(0))
+    shares = np.bincount(drawn[:, 0], minlength=4) / 4000
+    np.testing.assert_allclose(shares, [4 / 7, 3 / 7, 0, 0], atol=0.03)
+    least = Sampling(temperature=1.0, top_p=0.01).choose(logits, torch.Generator().manual_seed(0))
+    assert (least == 0).all(), "the likeliest always stays"
+    both = Sampling(temperature=1.0, top_k=3, top_p=0.9).choose(logits, torch.Generator().manual_seed(0))
+    assert np.unique(both).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("tokenization", [{"kind": "char"}, {"kind": "kmer", "kmer_size": 3, "kmer_stride": 3},
+                                          {"kind": "kmer", "kmer_size": 3, "kmer_stride": 1}], ids=["char", "disjoint", "overlapping"])
+@pytest.mark.parametrize("prefix", ["A", "CG", "TTT", "GATTA"])
+def test_a_continuation_begins_with_its_prefix_and_goes_on_as_behind_it(tmp_path, tokenization, prefix):
+    loaded = random_model(tmp_path, causal=True, tokenization=tokenization)
+    prompt = random_bases(31)
+    (continuation,) = generate(loaded, [prompt], 6, prefix=prefix)
+    assert continuation.startswith(prefix)
+    step = loaded.tokenizer.bases_per_token
+    whole = len(prefix) - len(prefix) % step
+    assert len(continuation) == whole + 6 * step
+    if whole == len(prefix):
+        assert continuation[whole:] == generate(loaded, [prompt + prefix], 6)[0]
+
+
+def test_it_ends_before_a_stop(tmp_path):
+    loaded = random_model(tmp_path, causal=True, tokenization={"kind": "kmer", "kmer_size": 3, "kmer_stride": 3})
+    (whole,) = generate(loaded, [random_bases(30)], 40, temperature=1.0)
+    stops = [whole[50:57], whole[70:74]]
+    ends = min(whole.find(word) for word in stops)
+    assert generate(loaded, [random_bases(30)], 40, temperature=1.0, stop=stops) == [whole[:ends]]
+    assert generate(loaded, [random_bases(30)], 40, temperature=1.0, stop=["ACGT" * 9]) == [whole]
 
 
 def test_refusals(tmp_path):
@@ -71,5 +110,8 @@ def test_refusals(tmp_path):
     causal = random_model(tmp_path / "c", causal=True)
     with pytest.raises(ValueError, match=r"prompt 0 \(0 letters\) is shorter than one token"):
         generate(causal, [""], 1)
-    with pytest.raises(ValueError, match="temperature must be at least 0 and top_k at least 1, got -1 and None"):
+    with pytest.raises(ValueError, match="top_k at least 1 and top_p above 0 and at most 1, got -1, None and None"):
         generate(causal, ["ACGT"], 1, temperature=-1)
+    kmers = random_model(tmp_path / "k", causal=True, tokenization={"kind": "kmer", "kmer_size": 3, "kmer_stride": 3})
+    with pytest.raises(ValueError, match="^prefix: no symbol begins with N; give the letters of bases$"):
+        generate(kmers, ["ACGT"], 1, prefix="N")
