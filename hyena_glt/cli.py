@@ -288,6 +288,18 @@ def _evaluate(args: Namespace) -> Result:
     return evaluate(model_path, eval_data=args.eval_data, metrics=metrics, overrides=tuple(args.overrides), dry_run=args.dry_run)
 
 
+def _variants(args: Namespace) -> Result:
+    model_path = _needed(args.argument, "variants needs PATH (or --model_path)")
+    needed = ("vcf", args.vcf), ("reference", args.reference), ("output_dir", args.output_dir)
+    vcf, reference, output_dir = (_needed(value, f"variants needs --{name}") for name, value in needed)
+    batch_size = _positive("--batch_size", args.batch_size or "16")
+    from pipelines.variants import variants
+
+    return variants(
+        model_path, vcf=vcf, reference=reference, output_dir=output_dir, batch_size=batch_size, overrides=tuple(args.overrides)
+    )
+
+
 def _submit(args: Namespace) -> Result:
     job = _job(args.command)
     from cluster.jobs import submit
@@ -443,6 +455,17 @@ COMMANDS: dict[str, Command] = {
             Flag("--eval_data", "a preprocessing output (its test split) or a split folder"),
             Flag("--metrics", "names with commas between them, such as mlm_accuracy,perplexity,bleu"),
             _DRY_RUN,
+        ),
+    ),
+    "variants": Command(
+        "say how much likelier a model finds each allele of a VCF than the reference's",
+        _variants,
+        Flag("--model_path", "a run folder, a checkpoint, or a pointer such as best_model"),
+        (
+            Flag("--vcf", "VCF or BCF file, compressed or not"),
+            Flag("--reference", "FASTA file, folder or glob that the variants were called on"),
+            Flag("--output_dir", "folder to write effects.parquet and effects.vcf.gz into"),
+            Flag("--batch_size", "windows that a worker reads at once; default: 16"),
         ),
     ),
     "report": Command(

@@ -94,6 +94,15 @@ def test_evaluate(pipeline, capsys):
     called.assert_called_once_with("checkpoints/epoch_50/", **wanted)
 
 
+def test_variants(pipeline, capsys):
+    called = pipeline("variants", "variants", {"alleles": 3})
+    argv = ["runs/a", "--vcf", "a.vcf.gz", "--reference", "a.fa", "--output_dir", "out", "--batch_size", "4", "cluster.num_cpus=2"]
+    assert run(capsys, "variants", *argv)[:2] == (0, {"alleles": 3})
+    called.assert_called_once_with(
+        "runs/a", vcf="a.vcf.gz", reference="a.fa", output_dir="out", batch_size=4, overrides=("cluster.num_cpus=2",),
+    )
+
+
 def test_evaluate_a_run_by_its_path(pipeline, capsys):
     called = pipeline("evaluate", "evaluate", {})
     assert run(capsys, "evaluate", "runs/lr=3", "--dry-run")[0] == 0
@@ -195,6 +204,8 @@ def test_a_flag_and_a_setting_that_disagree(capsys):
         ("pretrain training.seed 3", "pretrain takes one CONFIG, got training.seed, 3; a setting is section.key=value"),
         ("pretrain missing.yaml", "missing.yaml: no such file; shipped by name: "),
         ("evaluate", "evaluate needs PATH (or --model_path)"),
+        ("variants a --vcf b --output_dir c", "variants needs --reference"),
+        ("variants a --vcf b --reference c --output_dir d --batch_size 0", "--batch_size must be a whole number above 0, got 0"),
         ("validate-data", "validate-data needs PATH (or --data_path)"),
         ("validate-data a b.c=3", "validate-data takes no settings, got b.c=3"),
         ("report a", "report needs --output_dir"),

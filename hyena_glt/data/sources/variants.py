@@ -1,12 +1,13 @@
-"""Read the sites of a VCF or BCF file by htslib: its samples, its contigs, a region as a stream. Runs on the workers, without Ray."""
+"""The sites of a VCF or BCF file by htslib: its samples, its contigs, a region as a stream, a copy with a field more. Without Ray."""
 
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -95,6 +96,21 @@ def read_sites(path: Path, region: Region, samples: Sequence[str], *, by_index: 
         if region.contig not in reader.header.contigs:
             near = near_contigs(region.contig, list(reader.header.contigs))
             raise DataError(f"{path}: has no contig {region.contig!r}; it has {near}; name one of these, or another file")
+
+
+def annotate(path: Path, copy: Path, field: str, description: str, values: Mapping[str, Iterator[float]]) -> None:
+    """Write a bgzipped VCF of the same records, with a number for each alternative allele in INFO.
+
+    values: contig -> the numbers of its alleles in the file's order; NaN is written as missing.
+    """
+    with _opened(path) as reader:
+        reader.header.info.add(field, "A", "Float", description)
+        with pysam.VariantFile(str(copy), "wz", header=reader.header) as writer:
+            for record in reader:
+                found = [next(values[record.contig]) for _ in record.alts or ()]
+                if found:
+                    record.info[field] = tuple(None if math.isnan(value) else value for value in found)
+                writer.write(record)
 
 
 def _subset(path: Path, reader: pysam.VariantFile, samples: Sequence[str]) -> list[int]:

@@ -1,0 +1,175 @@
+"""Story of scoring variants: letters of the reference, sites of the VCF, a model on each worker, effects as Parquet and in INFO."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from cluster.paths import is_job, require_absolute
+from hyena_glt.config import Config, load_config, overridden
+from hyena_glt.data.index import checksums, index_records
+from hyena_glt.data.inputs import find_inputs
+from hyena_glt.data.manifest import TOKENIZER
+from hyena_glt.data.scratch import SCRATCH, bases_file
+from hyena_glt.data.sources.haplotypes import Region
+from hyena_glt.data.stages import Row, ray_data_context
+from hyena_glt.data.storage import Location, location
+from hyena_glt.data.verify import file_sha256
+from hyena_glt.errors import ConfigError, DataError
+from hyena_glt.files import appearing, atomic_write, naming
+from hyena_glt.inference.load import LoadedModel
+from hyena_glt.inference.on_ray import part_file, work_with_models
+from hyena_glt.inference.variants import Variant, variant_effects
+from hyena_glt.inference.windows import batched
+from hyena_glt.tokenizers import load_tokenizer
+from hyena_glt.training.checkpoint import CONFIG_FILE, WEIGHTS_FILE, resolve_checkpoint
+from hyena_glt.training.copies import fetched
+
+from ._command import run_as
+from ._progress import ProgressBar
+from ._ray import start_ray
+
+Result = dict[str, object]
+
+READ = ("cluster.address", "cluster.num_cpus", "hardware.num_gpus")
+"""The settings that scoring variants reads."""
+IDENTITY, EFFECTS, ANNOTATED = "run.json", "effects.parquet", "effects.vcf.gz"
+FIELD, DESCRIPTION = "HYENA_LLR", "log P(ALT) - log P(REF) in nats by a hyena-glt model, the mean of both strands"
+COLUMNS = pa.schema({"contig": pa.string(), "position": pa.int64(), "ref": pa.string(), "alt": pa.string(), "effect": pa.float64()})
+"""A row an alternative allele; `position` is VCF's, from 1, and `effect` NaN where there is nothing to say."""
+SITES_PER_TASK = 256
+
+
+def variants(
+    model_path: str, *, vcf: str, reference: str, output_dir: str, batch_size: int = 16, overrides: tuple[str, ...] = ()
+) -> Result:
+    """Score each alternative allele of a VCF as `inference.variant_effects` does; a stopped call goes on where it was.
+
+    reference: FASTA, compressed or not, a folder or a glob of it. output_dir: gets effects.parquet (COLUMNS, in the order of the VCF) and
+    effects.vcf.gz, the same VCF with HYENA_LLR in INFO. overrides: `section.key=value` of READ.
+    Raises CheckpointError, ConfigError (the folder of another run), DataError (a contig or REF that the reference does not have).
+    """
+    started = time.monotonic()
+    if unread := [path for path in overridden(overrides) if path not in READ]:
+        raise ConfigError(*(f"{path}: has no effect on variants; remove it. These have: {', '.join(READ)}" for path in unread))
+    if is_job():
+        require_absolute({"PATH": model_path, "--vcf": vcf, "--reference": reference, "--output_dir": output_dir})
+    place, output, sites = resolve_checkpoint(model_path), Path(output_dir).absolute(), Path(vcf).absolute()
+    cfg, inputs = _read_config(place, overrides), find_inputs(reference)
+    progress = ProgressBar("alleles", {"checksums": "bytes", "reading": "bytes"})
+    try:
+        _claim(output, {"model": file_sha256(place / WEIGHTS_FILE)} | checksums({**inputs, sites.name: location(str(sites))}, progress))
+        if not (output / EFFECTS).exists():
+            with start_ray(cfg.cluster.address, cfg.cluster.num_cpus), ray_data_context():
+                _score(cfg, str(place), sites, inputs, output, batch_size, progress)
+    except OSError as error:
+        raise DataError(f"a file could not be read or written ({error}); when that is cured, the same command goes on") from error
+    finally:
+        progress.close()
+    effects = pq.read_table(output / EFFECTS, columns=["effect"])["effect"].to_numpy()
+    return {
+        "path": str(output / EFFECTS), "vcf": str(output / ANNOTATED), "alleles": len(effects), "scored": int(np.isfinite(effects).sum()),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _read_config(place: Location, overrides: tuple[str, ...]) -> Config:
+    """The checkpoint's settings; ConfigError for a model of proteins."""
+    with fetched(place, CONFIG_FILE, TOKENIZER) as folder:
+        if load_tokenizer(folder / TOKENIZER).sequence_type == "protein":
+            raise ConfigError(f"{place}: reads protein, and variants of a genome need a model of nucleotides")
+        return load_config(folder / CONFIG_FILE, overrides)
+
+
+def _claim(output: Path, identity: Mapping[str, str]) -> None:
+    """Take the output folder; ConfigError where it is that of another model or other files."""
+    stored = output / IDENTITY
+    if stored.exists():
+        found = json.loads(stored.read_text())
+        if changed := sorted(name for name in {*found, *identity} if found.get(name) != identity.get(name)):
+            raise ConfigError(f"--output_dir: {output} has the effects of other inputs ({', '.join(changed)} differ); name a new folder")
+    elif output.exists() and any(output.iterdir()):
+        raise ConfigError(f"--output_dir: {output} is not empty; name a new folder")
+    else:
+        with naming(stored):
+            output.mkdir(parents=True, exist_ok=True)
+            atomic_write(stored, json.dumps(identity, indent=1) + "\n")
+
+
+def _score(
+    cfg: Config, model: str, sites: Path, inputs: Mapping[str, Location], output: Path, batch_size: int, progress: ProgressBar
+) -> None:
+    """All stages; what they leave for each other goes at the end."""
+    records = index_records(inputs, "dna", output, progress)
+    tasks, parts = [*_tasks(sites, records)], output / SCRATCH / "effects"
+    alleles = {task["number"]: sum(map(len, task["alts"])) for task in tasks}
+    total, done = sum(alleles.values()), sum(alleles[task["number"]] for task in tasks if part_file(parts, task).exists())
+    progress("scoring", done, total)
+    use_gpu = cfg.hardware.num_gpus != 0 and ray.cluster_resources().get("GPU", 0) > 0
+    work = partial(_effects_of, sites=sites, output=output, batch_size=batch_size)
+    for task in work_with_models(work, tasks, model=model, folder=parts, use_gpu=use_gpu):
+        done += alleles[task["number"]]
+        progress("scoring", done, total)
+    _gather(sites, [part_file(parts, task) for task in tasks], output)
+    shutil.rmtree(output / SCRATCH)
+
+
+def _tasks(sites: Path, records: pa.Table) -> Iterator[Row]:
+    """Some sites of one contig each, with where its letters lie; DataError for a contig that the reference does not have."""
+    from hyena_glt.data.sources.variants import contigs, read_sites  # pysam is an extra
+
+    letters = {record["contig"]: record for record in records.to_pylist()}
+    lengths, number = {name: record["length"] for name, record in letters.items()}, 0
+    for contig in contigs(sites):
+        Region(contig).within(lengths, sites)
+        where = {key: letters[contig][key] for key in ("file", "offset", "length")}
+        for some in batched(read_sites(sites, Region(contig), (), by_index=True), SITES_PER_TASK):
+            yield {
+                "number": number, "contig": contig, **where, "starts": [site.start for site in some], "refs": [site.ref for site in some],
+                "alts": [[*site.alts] for site in some],
+            }
+            number += 1
+
+
+def _effects_of(loaded: LoadedModel, task: Row, *, sites: Path, output: Path, batch_size: int) -> pa.Table:
+    """The rows of one task (COLUMNS). Runs on the workers."""
+    letters = np.memmap(bases_file(output, task["file"]), np.uint8, "r", offset=task["offset"], shape=(task["length"],))
+    alleles = [
+        Variant(int(start), str(ref), str(alt))
+        for start, ref, alts in zip(task["starts"], task["refs"], task["alts"], strict=True) for alt in alts
+    ]
+    try:
+        effects = variant_effects(loaded, letters, alleles, batch_size=batch_size)
+    except DataError as error:
+        raise DataError(f"{sites}, contig {task['contig']}, {error}") from error
+    return pa.table([
+        [task["contig"]] * len(alleles), [allele.start + 1 for allele in alleles], [allele.ref for allele in alleles],
+        [allele.alt for allele in alleles], effects,
+    ], schema=COLUMNS)
+
+
+def _gather(sites: Path, parts: list[Path], output: Path) -> None:
+    """Both files, Parquet last: it says that the run is done."""
+    from hyena_glt.data.sources.variants import annotate  # pysam is an extra
+
+    effects = pa.concat_tables([COLUMNS.empty_table(), *map(pq.read_table, parts)])
+    contigs = effects["contig"].unique().to_pylist()
+    by_contig = {contig: iter(effects.filter(pc.equal(effects["contig"], contig))["effect"].to_pylist()) for contig in contigs}
+    with appearing(output / ANNOTATED) as unfinished:
+        annotate(sites, unfinished, FIELD, DESCRIPTION, by_contig)
+    with appearing(output / EFFECTS) as unfinished:
+        pq.write_table(effects, unfinished)
+
+
+if __name__ == "__main__":
+    run_as("variants")
