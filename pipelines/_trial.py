@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 
 from hyena_glt.config import Config, dump_config, load_config
@@ -45,13 +44,14 @@ log = logging.getLogger(__name__)
 
 
 class TrialActor(tune.Trainable):
-    """One trial; its config is {sweep: folder, start: its owner, trial: id, given: settings, metric: figure, population: is it pbt}."""
+    """One trial; its config is {sweep: folder, start: its owner, trial: id, given: settings, metric: figure, population: is it pbt,
+    local: is Ray this machine's own}."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin a trial; nothing is trained before the first `step`."""
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # at 2 s, much of a short trial would be waiting
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # trials start together, and slow each other down
-        if len(ray.nodes()) == 1:  # where the node goes, all goes: nobody to warn, and a process less a trial
+        if config["local"]:  # where the node goes, all goes: nobody to warn, and a process less a trial
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         self._given, self._metric, self._population = config["given"], config["metric"], config["population"]
         self._sweep, self._start = Path(config["sweep"]), config["start"]

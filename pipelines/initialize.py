@@ -30,7 +30,7 @@ def save_initial(cfg: Config, *, dry_run: bool) -> dict[str, Any]:
     """
     require_built(replace(cfg, data=DataConfig()), "pretrain")
     run = location(str(cfg.training.output_dir))
-    if newest_whole(run, []) is not None:
+    if newest_whole(run, damaged := []) is not None or damaged:
         raise ConfigError(f"training.output_dir: {run} has checkpoints already; choose a new folder")
     tokenizer = build_tokenizer(cfg.preprocessing.sequence_type, cfg.tokenization)
     cfg = replace(cfg, model=replace(cfg.model, vocab_size=fitting_vocab_size(cfg.model, tokenizer)))

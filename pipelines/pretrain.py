@@ -49,6 +49,7 @@ from hyena_glt.training.checkpoint import (
     CheckpointInfo,
     Progress,
     newest_whole,
+    none_whole,
     read_config,
     read_info,
     resolve_checkpoint,
@@ -228,7 +229,9 @@ def earlier_start(cfg: Config, run: Location, data_checksum: str) -> CheckpointI
         if is_folder(run) and names_in(run):
             raise ConfigError(f"training.output_dir: {run} holds other files and no config.yaml of a run; choose an empty or new folder")
         return None
-    folder = newest_whole(run, [])
+    folder = newest_whole(run, passed_over := [])
+    if passed_over and folder is None:
+        raise none_whole(run, passed_over)
     if folder is None:  # nothing was trained here yet, so nothing can be mixed up
         return None
     info = read_info(folder)

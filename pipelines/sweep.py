@@ -38,7 +38,7 @@ from hyena_glt.training.trials import TRIALS, Trial, read_trials, run_folder, sp
 from tune_spaces import METRICS, Space, load_space
 
 from ._command import run_as
-from ._ray import start_ray
+from ._ray import is_local, start_ray
 from ._search import Past, Suggestions, build_scheduler, plan_trials, require_search
 from ._trial import BUSY, CONFIG, ENDING_FILE, TrialActor, recorded_validations
 from ._watch import Budget, EarlyEnd, Watch, hours_before
@@ -216,13 +216,17 @@ def _plans(cfg: Config, space: Space, planned: list[Trial], mixture: Mixture, wo
 
 
 def _concurrency(cfg: Config, workers: int, use_gpu: bool) -> int:
-    """Trials that fit the cluster side by side: their workers' CPUs and GPUs, since all else of a trial takes next to none."""
+    """Trials that fit the cluster side by side: their workers' CPUs and GPUs, since all else of a trial takes next to none.
+
+    A cluster may grow to `tune.max_concurrent`: what does not fit yet it is asked for.
+    """
+    assert cfg.tune is not None
+    grown = None if is_local(cfg.cluster.address) else cfg.tune.max_concurrent
     has, share = ray.cluster_resources(), cfg.cluster.gpus_per_worker
     fitting = int(has.get("CPU", 0)) // (workers * cfg.cluster.cpus_per_worker)
     if use_gpu:
         fitting = min(fitting, int(has.get("GPU", 0)) * int(1 / share + 1e-9) // workers)
-    assert cfg.tune is not None
-    return max(1, min(fitting, cfg.tune.max_concurrent or fitting))
+    return grown or max(1, min(fitting, cfg.tune.max_concurrent or fitting))
 
 
 def _check_scheduler(cfg: Config, space: Space, plans: list[Plan], concurrency: int) -> None:
@@ -359,7 +363,8 @@ def _name(trial: Any) -> str:
 def _search(job: Job, begun: list[Trial], past: Past, left: int) -> tuple[Any, dict[str, Any], int]:
     """Tune's search, its parameter space and its number of samples, for the trials that are left."""
     population = job.space.scheduler.kind == "pbt"
-    shared = {"sweep": str(job.folder), "start": job.start, "metric": METRICS[job.space.metric].report, "population": population}
+    shared = {"sweep": str(job.folder), "start": job.start, "metric": METRICS[job.space.metric].report, "population": population,
+              "local": is_local(job.cfg.cluster.address)}
     if job.space.search == "bayesian":
         return Suggestions(job.folder, job.space, shared, begun=begun, past=past, seed=job.tune.seed), {}, left
     given = {trial.id: trial.settings for trial in begun}

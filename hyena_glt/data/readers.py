@@ -5,6 +5,7 @@ The format follows the name. The modules of both have `schema`, `row_group_sizes
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from types import ModuleType
 import numpy as np
 import pyarrow as pa
 
-from ..errors import DataError
+from ..errors import DataError, StorageError
 from . import hdf5, parquet
 from .row_format import Packing
 from .shard_index import Shard, Shards
@@ -105,10 +106,16 @@ def _format(path: Location) -> ModuleType:
 
 @contextmanager
 def _damage(path: Location, index: int | None = None) -> Iterator[None]:
-    """What pyarrow and h5py raise at a damaged file becomes a DataError that names it, and the row group if there is one."""
+    """What pyarrow and h5py raise at a damaged file becomes a DataError that names it, and the row group if there is one.
+
+    A StorageError where the system says why it could not be read.
+    """
     try:
         yield
     except (pa.ArrowException, OSError, LookupError, RuntimeError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno:
+            reason = os.strerror(error.errno)
+            raise StorageError(f"{path}: could not be read ({reason}); when that is cured, the same command goes on") from error
         whole = path if hdf5.is_hdf5(path) else path.parent.parent
         where = path if index is None else f"{path}, row group {index}"
         raise DataError(

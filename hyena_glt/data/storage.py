@@ -24,7 +24,7 @@ from pyarrow import fs
 from ..config.credentials import ADVICE as ADVICE_ON_SECRETS
 from ..config.credentials import has_password
 from ..errors import DataError, StorageError
-from ..files import appearing, atomic_write
+from ..files import appearing, atomic_write, naming
 
 SCHEMES = {"s3": "allow_delayed_open=true", "gs": "retry_limit_seconds=30"}
 """The stores, with pyarrow's options: a small object in one request; minutes less until an error shows."""
@@ -213,10 +213,11 @@ def open_file(url: Url) -> pa.NativeFile:
 
 
 def write_bytes(path: str | Location, content: bytes) -> None:
-    """Write a small file in one step: a reader sees the old content or the new."""
+    """Write a small file in one step: a reader sees the old content or the new. StorageError where it cannot be written."""
     place = location(path)
     if isinstance(place, Path):
-        atomic_write(place, content)
+        with naming(place):
+            atomic_write(place, content)
         return
     store, key = open_filesystem(place)
     # No compression, which pyarrow would choose by the name: what is called .gz is compressed already.

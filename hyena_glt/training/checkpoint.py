@@ -13,7 +13,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -181,6 +181,14 @@ def newest_whole(run: Location, warn: list[str], *, before: float = math.inf) ->
         except CheckpointError as error:
             warn.append(f"{PASSED_OVER}: {error}")
     return None
+
+
+def none_whole(run: Location, passed_over: Sequence[str]) -> CheckpointError:
+    """Where all that a run has saved is damaged: training from step 0 would take the place of what can perhaps be restored."""
+    return CheckpointError(
+        f"{run}: none of its checkpoints is whole, and training would begin again at step 0. Restore one, or choose a new "
+        f"training.output_dir. {'; '.join(passed_over)}"
+    )
 
 
 def _step_folders(folder: Location) -> list[Location]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import shutil
@@ -21,13 +22,16 @@ from torch import nn
 from ..config.tree import HardwareConfig, TrainingConfig
 from ..data.batches import Batch
 from ..errors import CheckpointError
+from ..files import naming
 from ..model.block import set_dropout
-from .checkpoint import OPTIMIZER_FOLDER
+from .checkpoint import OPTIMIZER_FOLDER, facts_of
 from .optim import build_optimizer, parameter_groups, set_rate
 from .precision import Precision, autocast
 from .snapshot import Snapshot
 
 STATE_TAG, UNIVERSAL_TAG = "state", "universal"
+FACTS_FILE = "files.json"
+"""In a universal checkpoint: name -> what `facts_of` says of each file."""
 
 
 class Autocast(nn.Module):
@@ -238,6 +242,8 @@ def build_engine(
 def make_universal(folder: Path, device_type: str) -> None:
     """Rewrite a checkpoint's optimizer shards so that any number of workers can load them; one rank calls it.
 
+    What stands there already is used if all of it is as it was written. StorageError where it cannot be written (a full disk).
+
     ZeRO 1 and 2 write no universal metadata of their own, hence `inject_missing_state`. One process each, because a worker
     with threads must not fork.
     """
@@ -246,14 +252,26 @@ def make_universal(folder: Path, device_type: str) -> None:
 
     source = folder / OPTIMIZER_FOLDER
     final = source / UNIVERSAL_TAG
-    if final.exists():
+    if _is_as_written(final):
         return
+    shutil.rmtree(final, ignore_errors=True)
     partial = source / f".{UNIVERSAL_TAG}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     options = Namespace(
         input_folder=str(source / STATE_TAG), output_folder=str(partial), num_extract_workers=1, num_merge_workers=1,
         keep_temp_folder=False, strict=True, inject_missing_state=True,
     )
-    with redirect_stdout(io.StringIO()):
+    with naming(final), redirect_stdout(io.StringIO()):
         ds_to_universal.main(options)
-    partial.rename(final)
+        facts = {path.relative_to(partial).as_posix(): facts_of(path) for path in sorted(partial.rglob("*")) if path.is_file()}
+        (partial / FACTS_FILE).write_text(json.dumps(facts))
+        partial.rename(final)
+
+
+def _is_as_written(universal: Path) -> bool:
+    """Whether all of a universal checkpoint is there, and its content the one that was written."""
+    try:
+        facts = json.loads((universal / FACTS_FILE).read_text())
+        return all(facts_of(universal / name) == found for name, found in facts.items())
+    except (OSError, ValueError):
+        return False

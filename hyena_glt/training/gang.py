@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
@@ -62,6 +63,16 @@ def await_gang(gang: Gang, *, timeout_s: float) -> None:
             if now - said >= SAY_S:
                 said, left = now, _clock(timeout_s - (now - began))
                 log.warning("waiting for room for %s: %s; gives up in %s (cluster.start_timeout_s)", gang, _state(gang), left)
+    finally:
+        remove_placement_group(group)
+
+
+@contextmanager
+def asked_for(gang: Gang) -> Iterator[Callable[[], bool]]:
+    """Ask for room for all workers while the block runs, which makes an autoscaler start nodes; the function says whether it is there."""
+    group = placement_group([dict(gang.resources)] * gang.workers, strategy="PACK")
+    try:
+        yield lambda: group.wait(timeout_seconds=PLACED_S)
     finally:
         remove_placement_group(group)
 

@@ -17,7 +17,7 @@ GAUGES = {
     "mfu": "Model FLOPs utilisation",
     "loader_wait_share": "Share of the time in which this worker waited for its loader",
     "peer_wait_s": "Seconds a step in which this worker waited for the others to begin it",
-    "straggler_gap_s": "Seconds a step by which the longest of those waits exceeds the shortest",
+    "straggler_gap_s": "Seconds a step by which the slowest worker's forward passes and loader exceed the fastest's",
     "save_stalled_s": "Seconds in which training stood still for checkpoints, since the last report",
     "gpu_memory_gb": "Peak memory of this worker's GPU",
     "gpu_utilization": "Utilisation of this worker's GPU, percent",

@@ -6,9 +6,10 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from ..data.storage import Location, remove_folder
 from ..errors import ClusterError, ConfigError, HyenaError, StorageError
 from .checkpoint import newest_step
 from .failures import is_out_of_memory, may_pass, raise_ours, reason
-from .gang import Gang, await_gang, largest_with_room
+from .gang import Gang, asked_for, await_gang, largest_with_room
 from .loop import train
 from .orders import Orders
 from .probe import Timing, probe, read_timing
@@ -45,6 +46,9 @@ GOES_ON = {
     GROWING: "there is room for more workers; these have saved, and the run goes on with more",
 }
 """Why a start ended that another one follows at once, and what is said then."""
+
+INSIST_S = 1.0
+"""Between two attempts to write an order."""
 
 T = TypeVar("T")
 
@@ -180,7 +184,7 @@ def _fit_once(
 def _growing(
     run: Location, orders: Orders, more: Sequence[int], resources: Mapping[str, float], *, every_s: float
 ) -> Iterator[None]:
-    """Look now and then if `more` workers, one of these numbers, have room beside those of this start, and let it leave for them.
+    """Ask the cluster for the most `more` workers that there may be, and let this start leave once so many or fewer have room.
 
     Once it has saved: before, the room may be that which it is about to take itself, and no start shall end without progress. Not by Ray
     Train's range, whose new group would begin at the last checkpoint.
@@ -188,10 +192,15 @@ def _growing(
     ended, saved = threading.Event(), newest_step(run)
 
     def look() -> None:
-        while not ended.wait(every_s):
-            with suppress(HyenaError, OSError, RayError):  # of a cluster or storage in trouble, which the start itself will meet
-                if newest_step(run) != saved and largest_with_room([*more, 0], resources, ray.available_resources()):
-                    orders.grow()
+        with ExitStack() as demand:
+            is_there = None
+            while not ended.wait(every_s):
+                with suppress(HyenaError, OSError, RayError):  # of a cluster or storage in trouble, which the start itself will meet
+                    if newest_step(run) == saved:
+                        continue
+                    is_there = is_there or demand.enter_context(asked_for(Gang(more[0], resources)))
+                    if is_there() or largest_with_room([*more[1:], 0], resources, ray.available_resources()):
+                        orders.grow()
 
     watcher = threading.Thread(target=look, name="growth", daemon=True)
     if more and every_s:
@@ -245,6 +254,16 @@ def in_thread(function: Callable[[], T]) -> T:
     return outcome.result()
 
 
+def _insist(act: Callable[[], None]) -> None:
+    """Do it, again and again while the storage refuses."""
+    with suppress(ClusterError):  # a later start has the run, and this one ends anyway
+        while True:
+            try:
+                return act()
+            except (OSError, StorageError):
+                time.sleep(INSIST_S)
+
+
 @contextmanager
 def stop_on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
     """The first SIGINT or SIGTERM asks the workers, by `stop`, to save and end; a second one acts as usual."""
@@ -254,7 +273,7 @@ def stop_on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
 
     def ask(signum: int, _frame: object) -> None:
         log.warning("interrupted: saving a checkpoint, then ending; once more to end at once")
-        stop()
+        threading.Thread(target=_insist, args=(stop,), daemon=True).start()  # the main thread may be writing an order now
         signal.signal(signum, previous[signum])
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -151,7 +151,8 @@ def _accumulate(run: Run, batches: list[Batch], weight: float) -> bool:
     factor, sums = run.worker.world_size / (weight or 1.0), []
     for number, batch in enumerate(batches, 1):
         last = number == len(batches)
-        loss_sum, hits = run.engine.loss(batch.to(run.worker.device))
+        with run.meter.computing(run.worker.device):
+            loss_sum, hits = run.engine.loss(batch.to(run.worker.device))
         step_loss = step_loss + loss_sum.detach()
         if last and not _is_good(run, step_loss, weight):
             run.engine.drop(loss_sum * factor)
@@ -244,12 +245,15 @@ def _log_if_due(run: Run, rate: float, *, last: bool) -> None:
 
 
 def _straggler(run: Run, meter: Meter) -> Report:
-    """How long this worker waits for the others in a step, and who lets them wait: the one that waits least. Every rank must call it."""
+    """How long this worker waits for the others to begin a step, and who is slowest by how much. Every rank must call it.
+
+    The slowest by what each does for itself: in a backward pass all wait for each other (at ZeRO 3 in a forward pass too, which hides it).
+    """
     if run.worker.world_size == 1:
         return {}
-    own = meter.peer_wait_s / max(1, meter.steps)
-    waits = run.worker.sum(*(own * (rank == run.worker.rank) for rank in range(run.worker.world_size)))
-    return {"peer_wait_s": own, "straggler_gap_s": float(waits.max() - waits.min()), "slowest_rank": int(waits.argmin())}
+    wait = meter.peer_wait_s / max(1, meter.steps)
+    own = run.worker.sum(*(meter.own_s() * (rank == run.worker.rank) for rank in range(run.worker.world_size)))
+    return {"peer_wait_s": wait, "straggler_gap_s": float(own.max() - own.min()), "slowest_rank": int(own.argmax())}
 
 
 def _drawn(run: Run) -> Report:

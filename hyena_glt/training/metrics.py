@@ -107,6 +107,10 @@ class Meter:
     steps: int = 0
     peer_wait_s: float = 0.0
     """Seconds in which this worker waited for the others to begin a step."""
+    forward_s: float = 0.0
+    """Seconds in this worker's forward passes, on a CPU."""
+    _passes: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
+    """Begin and end of each forward pass on a GPU."""
 
     def add(self, loss_sum: torch.Tensor, hits: torch.Tensor, batch: Batch) -> None:
         """Add one micro-step's sums."""
@@ -143,6 +147,25 @@ class Meter:
         began = time.monotonic()
         yield
         self.waited_s += time.monotonic() - began
+
+    @contextmanager
+    def computing(self, device: torch.device) -> Iterator[None]:
+        """Count the time inside, the device's own where that is a GPU, as a forward pass."""
+        if device.type == "cuda":
+            began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            began.record()
+            yield
+            ended.record()
+            self._passes.append((began, ended))
+            return
+        start = time.monotonic()
+        yield
+        self.forward_s += time.monotonic() - start
+
+    def own_s(self) -> float:
+        """Seconds a step of what does not wait for other workers: forward passes and the loader. All passes must have ended."""
+        passes_s = self.forward_s + sum(began.elapsed_time(ended) for began, ended in self._passes) / 1000
+        return (passes_s + self.waited_s) / max(1, self.steps)
 
     @contextmanager
     def waiting_for_peers(self) -> Iterator[None]:

@@ -31,6 +31,7 @@ from .checkpoint import (
     Progress,
     damage,
     newest_whole,
+    none_whole,
     read_info,
     resolve_checkpoint,
     step_name,
@@ -137,23 +138,26 @@ def find_checkpoint(worker: Worker, warnings: list[str]) -> Iterator[Path | None
     """The newest checkpoint whose every file is as it was written, or None; on rank 0 a sentence for each that was passed over.
 
     Rank 0 chooses, for all must go on from the same one; of a run in a store each node has a copy while the block runs. Each rank reads
-    a part of the files. Every rank must call it.
+    a part of the files. Every rank must call it. CheckpointError where there are some, and each is damaged.
     """
-    before = math.inf
+    before, passed_over = math.inf, list[str]()
     while True:
-        chosen = newest_whole(worker.run, warnings, before=before) if worker.leads else None
-        step = int(worker.sum(step_of(chosen) if chosen else -1 if worker.leads else 0))
-        if step < 0:
+        chosen = newest_whole(worker.run, passed_over, before=before) if worker.leads else None
+        step = int(worker.sum(step_of(chosen) if chosen else -1 - bool(passed_over) if worker.leads else 0))
+        if step == -2:
+            raise none_whole(worker.run, passed_over)
+        if step == -1:
             yield None
             return
         folder = worker.run / CHECKPOINTS / step_name(step)
         with on_each_node(worker, folder) as here:
             if not int(worker.sum(_damage_of_part(worker, here) is not None)):
+                warnings += passed_over
                 yield here
                 return
             if worker.leads:
                 problem = damage(here) or f"{folder}: the copy on another node is not as it was written"
-                warnings.append(f"{PASSED_OVER}: {problem.replace(str(here), str(folder))}")
+                passed_over.append(f"{PASSED_OVER}: {problem.replace(str(here), str(folder))}")
         before = step
 
 

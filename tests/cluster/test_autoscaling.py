@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from hyena_glt.training.metrics import METRICS_FILE, read_reports
 from tests.cluster.head import wait_until
 from tests.cluster.machines import Machine, machines, must_end_well
 from tests.tiny_run import LAMBDA
@@ -161,6 +162,17 @@ def test_training_waits_for_its_gang_and_gives_it_back(cluster: Cluster, pretrai
         r"enough for a worker; gives up in [23]:\d\d \(cluster\.start_timeout_s\)", trained.said,
     ), trained.said
     assert trained.census[0] == HEAD_ALONE
+    assert (trained.most("cpu"), trained.most("gpu")) == (0, 2)
+
+
+def test_a_range_begins_with_the_node_that_comes_first_and_grows(cluster: Cluster, pretraining: tuple[str, ...]) -> None:
+    """Nobody has to give the command again, and the nodes go after it."""
+    run, fewer = cluster.folder / "range", [word for word in pretraining if not word.startswith(("cluster.train_workers", "training.max_"))]
+    room = ("cluster.cpus_per_worker=3", "cluster.start_timeout_s=200", "cluster.train_workers=[1,2]", "cluster.grow_interval_s=1")
+    often = ("training.max_steps=5000", "logging.save_interval=50", "logging.eval_interval=5000", "logging.log_interval=50")
+    trained = cluster.run(*fewer, f"training.output_dir={run}", *room, *often)
+    assert (trained.status, trained.result.get("steps")) == (0, 5000), trained.said
+    assert [report["world_size"] for report in read_reports(run / METRICS_FILE) if report["kind"] == "start"] == [1, 2]
     assert (trained.most("cpu"), trained.most("gpu")) == (0, 2)
 
 

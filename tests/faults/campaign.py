@@ -203,6 +203,12 @@ class Campaign:
         """The last step that is logged."""
         return max((report["step"] for report in self.reports()[-3:]), default=0)
 
+    def last_step_before(self, number: int) -> int:
+        """The last step that was logged before the start of this number, from 0."""
+        reports = self.reports()
+        starts = [place for place, report in enumerate(reports) if report["kind"] == "start"]
+        return [report["step"] for report in reports[: starts[number]] if report["kind"] == "train"][-1]
+
     def reports(self) -> list[Report]:
         """What the run has logged."""
         return read_reports(self.run / METRICS_FILE)

@@ -12,6 +12,8 @@ from tests.cluster.machines import Host, Machine, Switch
 from tests.faults.campaign import RECOVERY_S, Campaign
 
 NOTICE_S = 120.0
+WITHDRAWAL_S = 30.0
+"""As long as Ray keeps a node after SIGTERM, and a cloud a spot machine after its notice."""
 
 
 def kill_a_worker(campaign: Campaign) -> str:
@@ -56,11 +58,11 @@ def restart_the_head(campaign: Campaign) -> str:
 
 
 def withdraw_a_node(campaign: Campaign) -> str:
-    """A spot machine gets its notice, SIGTERM to `ray start --block`, and is gone when the time is up."""
-    machine, count = _node(campaign), campaign.said.count("is being withdrawn")
+    """A spot machine gets its notice, SIGTERM to `ray start --block`, and is gone when the time is up, whatever it has done by then."""
+    machine = _node(campaign)
     (command,) = machine.processes("ray start --node-ip-address")
     command.send_signal(signal.SIGTERM)
-    campaign.wait_until_said("is being withdrawn", NOTICE_S, count=count + 1)
+    time.sleep(WITHDRAWAL_S)
     campaign.switch_off(machine)
     return machine.address
 

@@ -144,11 +144,12 @@ def strike(campaign: Campaign, name: str) -> Outcome:
     from_step = None if name in TRAINED_ON else campaign.wait_for_start(starts)
     campaign.wait_for_checkpoint(after=max(saved, from_step or 0))
     outcome = Outcome(name, detail, logged, saved, from_step, time.monotonic() - began)
-    least = {"damage_a_shard": saved - SAVE_INTERVAL, "withdraw_a_node": logged}.get(name, saved)
     if from_step is None:
         assert len(campaign.starts()) == starts, outcome
-    else:
-        assert from_step >= max(1, least), outcome
+        return outcome
+    # What is withdrawn saves and logs its last step; every other fault may cost what was trained since the last checkpoint.
+    least = {"damage_a_shard": saved - SAVE_INTERVAL, "withdraw_a_node": campaign.last_step_before(starts)}.get(name, saved)
+    assert from_step >= max(1, least), outcome
     return outcome
 
 

@@ -303,6 +303,13 @@ def test_concurrency_is_what_fits(
     assert module._concurrency(load_config(None, [f"cluster.gpus_per_worker={share}", "tune.max_concurrent=2"]), workers, True) == 2
 
 
+def test_a_cluster_is_asked_for_as_many_trials_as_it_may_grow_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 0.0})
+    given = ["tune.max_concurrent=16", "cluster.address=10.0.0.1:6379"]
+    assert module._concurrency(load_config(None, given), 1, use_gpu=True) == 16
+    assert module._concurrency(load_config(None, given[:1]), 1, use_gpu=True) == 1, "this machine does not grow"
+
+
 def test_workers_of_one_run_do_not_share_a_gpu_under_nccl() -> None:
     cfg = load_config(None, ["cluster.gpus_per_worker=0.5"])
     require_own_gpus(cfg, workers=1, use_gpu=True)

@@ -9,7 +9,7 @@ from zlib import crc32
 
 import pytest
 
-from hyena_glt.errors import CheckpointError
+from hyena_glt.errors import CheckpointError, StorageError
 from hyena_glt.training.checkpoint import (
     BEST,
     LATEST,
@@ -52,7 +52,7 @@ def names(run: Path) -> list[str]:
 def test_a_commit_that_failed_behind_the_name_can_be_tried_again(tmp_path):
     staged = stage(tmp_path, 10)
     (tmp_path / "checkpoints" / LATEST).mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(StorageError, match="Is a directory"):
         commit(tmp_path, staged, info_at(10))
     (tmp_path / "checkpoints" / LATEST).rmdir()
     assert commit(tmp_path, staged, info_at(10)) == resolve_checkpoint(tmp_path) and read_info(resolve_checkpoint(tmp_path)) == info_at(10)

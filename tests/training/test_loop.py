@@ -16,11 +16,11 @@ from hyena_glt.config import load_config, only_task
 from hyena_glt.data.batches import EvaluationBatches, Request, TrainingBatches
 from hyena_glt.data.dataset import open_rows
 from hyena_glt.data.mixture import open_training
-from hyena_glt.errors import ClusterError
+from hyena_glt.errors import CheckpointError, ClusterError
 from hyena_glt.inference import load_model
 from hyena_glt.objectives import IGNORE, CausalLM, build_objective
 from hyena_glt.training import loop
-from hyena_glt.training.checkpoint import COMMIT_FILE, OPTIMIZER_FOLDER, read_info, resolve_checkpoint
+from hyena_glt.training.checkpoint import COMMIT_FILE, OPTIMIZER_FOLDER, WEIGHTS_FILE, read_info, resolve_checkpoint
 from hyena_glt.training.metrics import METRICS_FILE, read_reports
 from hyena_glt.training.orders import OWNER_FILE, STOP
 from hyena_glt.training.prepare import initial_model
@@ -257,6 +257,20 @@ def test_a_hostile_checkpoint_runs_nothing(data: Path, tmp_path: Path) -> None:
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         run(data, tmp_path / "run")
     assert not (tmp_path / "was_here").exists()
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_again(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path, "logging.save_interval=2", "training.max_steps=4")
+    damaged = list((tmp_path / "checkpoints").glob(f"step_*/{WEIGHTS_FILE}"))
+    for path in damaged:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    kept = {path: path.read_bytes() for path in damaged}
+    with pytest.raises(CheckpointError, match="none of its checkpoints is whole, and training would begin again at step 0") as raised:
+        run(data, tmp_path)
+    assert len(damaged) == 2 and all(str(path) in str(raised.value) for path in damaged)
+    assert kept == {path: path.read_bytes() for path in damaged}
 
 
 def test_a_changed_bit_is_named_and_the_checkpoint_before_it_is_used(data: Path, tmp_path: Path) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from hyena_glt.training.checkpoint import WEIGHTS_FILE, resolve_checkpoint
+from hyena_glt.data.batches import Batch
+from hyena_glt.training.checkpoint import OPTIMIZER_FOLDER, WEIGHTS_FILE, resolve_checkpoint
+from hyena_glt.training.engine import UNIVERSAL_TAG, Engine
+from hyena_glt.training.metrics import METRICS_FILE, read_reports
 from tests.training.in_process import losses
 from tests.training.worlds import begin, run_world
 
@@ -62,6 +66,41 @@ def test_another_number_of_workers(data: Path, unbroken: Path, tmp_path: Path, s
     wanted = weights(whole)
     for name, found in weights(run).items():
         assert (found - wanted[name]).abs().max() <= CLOSE, name
+
+
+@pytest.mark.slow
+def test_what_another_number_of_workers_reads_is_made_again_where_it_is_damaged(data: Path, unbroken: Path, tmp_path: Path) -> None:
+    whole = reference(unbroken, data, 2, 2)
+    step, runs = Path(f"checkpoints/step_{SWITCH:08d}"), [begin(tmp_path / name) for name in ("first", "second")]
+    shutil.copytree(whole / step, runs[0] / step)
+    run_world(1, settings(data, 2, 2), runs[0])
+    shutil.copytree(runs[0] / step, runs[1] / step)
+    damaged = next((runs[1] / step / OPTIMIZER_FOLDER / UNIVERSAL_TAG).rglob("*norm.weight/exp_avg.pt"))
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    run_world(1, settings(data, 2, 2), runs[1])
+    assert losses(runs[1]) == losses(runs[0])
+
+
+def slow_down(rank: int) -> None:
+    """Half a second more for each forward pass of rank 1."""
+    whole = Engine.loss
+
+    def loss(engine: Engine, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        time.sleep(0.5 * (rank == 1))
+        return whole(engine, batch)
+
+    Engine.loss = loss
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_slow_worker_is_named(data: Path, tmp_path: Path, stage: int) -> None:
+    run_world(2, settings(data, 12, stage), begin(tmp_path / "run"), first=slow_down)
+    trained = [report for report in read_reports(tmp_path / "run" / METRICS_FILE) if report["kind"] == "train"]
+    assert [report["slowest_rank"] for report in trained] == [1] * STEPS
+    assert all(0.45 < report["straggler_gap_s"] < 2 for report in trained)
 
 
 @pytest.mark.slow

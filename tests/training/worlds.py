@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
+from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -26,12 +27,15 @@ import_deepspeed("cpu")
 torch.set_num_threads(1)
 
 
-def run_world(world_size: int, settings: list[str], folder: Path, *, timeout_s: float = 120) -> None:
-    """Train with so many workers to the end of the run."""
+def run_world(
+    world_size: int, settings: list[str], folder: Path, *, timeout_s: float = 120, first: Callable[[int], None] | None = None
+) -> None:
+    """Train with so many workers to the end of the run; each calls `first` with its rank before."""
     with tempfile.TemporaryDirectory() as meeting:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
-        workers = [context.Process(target=_work, args=(rank, world_size, meeting, settings, str(folder))) for rank in range(world_size)]
+        shared = world_size, meeting, settings, str(folder), first
+        workers = [context.Process(target=_work, args=(rank, *shared)) for rank in range(world_size)]
         _finish(workers, timeout_s)
 
 
@@ -52,9 +56,13 @@ def _finish(workers: list[ForkServerProcess], timeout_s: float) -> None:
     assert [worker.exitcode for worker in workers] == [0] * len(workers)
 
 
-def _work(rank: int, world_size: int, meeting: str, settings: list[str], folder: str) -> None:
+def _work(
+    rank: int, world_size: int, meeting: str, settings: list[str], folder: str, first: Callable[[int], None] | None
+) -> None:
     import os
 
+    if first:
+        first(rank)
     os.environ["LOCAL_RANK"] = str(rank)
     dist.init_process_group("gloo", store=dist.FileStore(f"{meeting}/store", world_size), rank=rank, world_size=world_size)
     train(load_config(None, settings), Worker(rank, world_size, torch.device("cpu"), Path(folder), TOKEN))
