@@ -41,7 +41,7 @@ check: .venv/.installed  ## lint, and types where they are complete
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-faults: .venv/.installed  ## ten faults done to a run on a cluster of this machine, a quarter of an hour on two cores
+faults: .venv/.installed  ## ten faults done to a run on a cluster of this machine, ten minutes on two cores
 	$(BIN)/python -m tests.faults.run --faults 10
 
 long: data/genomes/ecoli_K12_MG1655.fa.gz ecoli ecoli-masked protein  ## longer runs and benchmarks; their logs are committed under tests/benchmarks/results

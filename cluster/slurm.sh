@@ -67,5 +67,6 @@ if [[ ! -e $job/status ]]; then
     exit 1
 fi
 status=$(< "$job/status")
-if [[ $requeue && $status == 130 ]]; then scontrol requeue "$SLURM_JOB_ID"; fi
+# 130 where a run has saved; above 128 too where what the signal met saves as it goes, or had not begun.
+if [[ $requeue && $status -gt 128 ]]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$status"

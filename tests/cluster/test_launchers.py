@@ -55,6 +55,7 @@ def test_nodes_have_no_public_address(path: Path) -> None:
         node = kind["node_config"]
         if config["provider"]["type"] == "aws":
             assert node["SecurityGroupIds"] and node["SubnetIds"]
+            assert node["MetadataOptions"] == {"HttpTokens": "required"}, "a forged request must not read the role's keys"
         else:
             assert all("accessConfigs" not in interface for interface in node["networkInterfaces"])
 
