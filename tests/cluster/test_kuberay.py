@@ -60,6 +60,7 @@ def test_it_fits_kuberays_definition(path: Path) -> None:
         (("spec", "workerGroupSpecs", 0), "maxReplica", 3),
         (("spec", "workerGroupSpecs", 0, "template", "spec", "containers", 0), "envForm", []),
         (("spec", "workerGroupSpecs", 0), "priority", "high"),
+        (("spec", "networkPolicy", "worker"), "ingressRule", []),
     ],
 )
 def test_a_mistake_is_refused(place: tuple[str | int, ...], key: str, value: object) -> None:
@@ -117,7 +118,19 @@ def test_every_pod_is_closed_and_has_time_to_save(path: Path) -> None:
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         given = {variable["name"]: variable["value"] for variable in container["env"]}
-        assert int(given["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]) < pod["terminationGracePeriodSeconds"]
+        for name in ("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "RAY_JOB_STOP_WAIT_TIME_S"):
+            assert 60 <= int(given[name]) < pod["terminationGracePeriodSeconds"]
         assert all("secretRef" in source for source in container["envFrom"])
         assert {"/runs", "/dev/shm"} <= {mount["mountPath"] for mount in container["volumeMounts"]}
         assert {"hostNetwork", "hostPID", "hostIPC"}.isdisjoint(pod)
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_one_namespace_reaches_the_metrics_and_nothing_else(path: Path) -> None:
+    policy = cluster_of(read_yaml(path))["networkPolicy"]
+    assert set(policy) == {"mode", "head", "worker"}
+    for pods in (policy["head"], policy["worker"]):
+        [rule] = pods["ingressRules"]
+        [source] = rule["from"]
+        assert list(source) == ["namespaceSelector"] and list(source["namespaceSelector"]["matchLabels"]) == ["kubernetes.io/metadata.name"]
+        assert rule["ports"] == [{"port": 8080, "protocol": "TCP"}]  # what KubeRay gives `ray start` as --metrics-export-port

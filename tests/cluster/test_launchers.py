@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import jsonschema
 import pytest
 import ray
 
+from tests.cluster.head import wait_until
 from tests.cluster.shipped_files import LAUNCHERS, read_yaml
 
 SCHEMA = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
@@ -83,6 +86,35 @@ def test_preprocessing_leaves_no_room_for_gpu_nodes_that_it_would_not_use(path: 
     config = read_yaml(path)
     workers = [kind for name, kind in config["available_node_types"].items() if name != config["head_node_type"]]
     assert sum(kind["max_workers"] for kind in workers if "GPU" not in kind["resources"]) >= config["max_workers"]
+
+
+@pytest.mark.parametrize("path", CLOUDS, **by_name)
+def test_each_worker_has_one_watcher_of_spot_notices(path: Path, tmp_path: Path) -> None:
+    """The file's own line, with a stand-in for the watcher: it starts behind Ray, outlives its shell, and is not started twice."""
+    config = read_yaml(path)
+    *_, start, line = config["worker_start_ray_commands"]
+    assert "ray start --address" in start and "cluster.spot" not in " ".join(config["head_start_ray_commands"])
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@"\nuntil [ -e ~/end ]; do sleep 0.1; done\n')
+    python.chmod(0o755)
+    said, environment = tmp_path / "spot.log", {"HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    def begin() -> None:
+        done = subprocess.run(["bash", "-c", f"({line})"], env=environment, capture_output=True, timeout=20)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+    def is_held() -> bool:
+        return subprocess.run(["flock", "--nonblock", said, "true"]).returncode == 1
+
+    try:
+        begin()
+        wait_until(lambda: said.exists() and said.read_text(), 20)
+        begin()
+        assert is_held()
+    finally:
+        (tmp_path / "end").touch()
+    wait_until(lambda: not is_held(), 20)
+    assert said.read_text() == f"-m cluster.spot --cloud {config['provider']['type']}\n"
 
 
 def test_what_is_to_be_filled_in_stands_in_capitals() -> None:

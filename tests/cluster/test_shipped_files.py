@@ -82,6 +82,11 @@ def test_the_image_holds_the_pinned_packages_and_all_our_code() -> None:
     assert set(extras) == set(project["project"]["optional-dependencies"]) - {"dev"}
 
 
+def test_the_image_holds_the_programs_that_others_call() -> None:
+    [packages] = [rest for word, rest in instructions() if word == "RUN" and "apt-get install" in rest]
+    assert {"gcc", "libc6-dev", "openssh-client", "procps", "rsync", "wget"} <= set(packages.split())  # Triton, the launcher, KubeRay
+
+
 def test_the_image_runs_without_root_and_asks_for_no_secret() -> None:
     steps = instructions()
     assert [rest for word, rest in steps if word == "USER"][-1] == "ray"

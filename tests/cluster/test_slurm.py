@@ -99,6 +99,46 @@ def test_bad_calls_are_sentences(tmp_path: Path) -> None:
     assert done.stderr == "error: hyena-glt is not on the PATH; activate its environment, then sbatch again\n"
 
 
+STANDINS = {
+    "srun": 'while [ "$1" != bash ]; do shift; done\nSLURM_NODEID=0 exec "$@"',
+    "ray": 'while [ "$1" != -- ]; do shift; done\nshift\n"$@"',
+    "hostname": "echo 127.0.0.1",
+}
+"""One node without Slurm and Ray, in shell."""
+SAVES = "trap 'exit 130' TERM"
+FAILS = "trap 'exit 1' TERM"
+DIES = ":"  # as preprocess does, and a run that still plans
+
+
+@pytest.mark.parametrize(
+    ("notice", "answer", "status", "told"),
+    [
+        (signal.SIGUSR1, SAVES, 130, f"requeue {JOB}\n"),
+        (signal.SIGUSR1, DIES, 143, f"requeue {JOB}\n"),
+        (signal.SIGUSR1, FAILS, 1, ""),
+        (signal.SIGTERM, SAVES, 130, ""),  # scancel
+        (signal.SIGTERM, DIES, 143, ""),
+    ],
+)
+def test_what_a_notice_ended_is_queued_again(tmp_path: Path, notice: signal.Signals, answer: str, status: int, told: str) -> None:
+    (tmp_path / "bin").mkdir()
+    for name, lines in STANDINS.items():
+        _script(tmp_path / "bin" / name, lines)
+    _script(tmp_path / "bin/hyena-glt", f"{answer}\ntouch {tmp_path}/began\nwhile :; do sleep 0.05; done")
+    _script(tmp_path / "bin/scontrol", f'echo "$@" >> {tmp_path}/scontrol')
+    given = {
+        "SLURM_JOB_ID": JOB, "SLURM_NNODES": "1", "SLURM_CPUS_ON_NODE": "1", "HOME": str(tmp_path),
+        "PATH": f"{tmp_path / 'bin'}:{environment()['PATH']}",
+    }
+    job = subprocess.Popen(["bash", str(SCRIPT), "preprocess"], env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until((tmp_path / "began").exists, START_S, process=job)
+    job.send_signal(notice)
+    _, err = job.communicate(timeout=START_S)
+    assert job.returncode == status, err
+    said = tmp_path / "scontrol"
+    assert (said.read_text() if said.exists() else "") == told
+
+
 @pytest.mark.slow
 def test_one_command_runs_over_all_nodes(allocation: Allocation) -> None:
     """The doctor over both: all is well; the token was needed, lay where only its owner reads, and is gone."""
