@@ -17,9 +17,11 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from hyena_glt.errors import ClusterError
 from hyena_glt.training import preflight
+from hyena_glt.training.gang import Gang, await_gang
 
-from .findings import Links, Node, Shared
+from .findings import Finding, Links, Node, Shared
 
 ANSWER_S = 120.0
 """Until a node counts as silent; an actor's process must start and import."""
@@ -67,6 +69,27 @@ class Examination:
     """Node -> why its GPUs do not compute."""
     gpus_busy: bool
     """Others hold GPUs, so that none was tried."""
+
+
+def await_nodes(gang: Gang, *, timeout_s: float) -> Finding | None:
+    """Wait until a cluster that grows has the nodes that a run would get, so that they are examined; what is missing if they do not come.
+
+    Nodes that are there and busy are not waited for, as the probes need no room.
+    """
+    if _holds(gang):
+        return None
+    try:
+        await_gang(gang, timeout_s=timeout_s)
+    except ClusterError as error:
+        return Finding(str(error), True)
+    return None
+
+
+def _holds(gang: Gang) -> bool:
+    """Whether the nodes that there are could hold all workers, were they idle."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    rooms = [min(node.get(name, 0.0) / amount for name, amount in gang.resources.items()) for node in nodes]
+    return sum(int(room + 1e-6) for room in rooms) >= gang.workers  # shares such as 0.1 are no exact numbers
 
 
 def examine(places: Sequence[str], inputs: Sequence[str]) -> Examination:

@@ -93,6 +93,7 @@ def judge_nodes(nodes: Sequence[Node], driver: Mapping[str, str | None]) -> Iter
                 f"other at all TCP ports (security group, firewall, network policy)", True,
             )
     yield from _mixed_gpus(nodes)
+    yield from _mixed_drivers(nodes)
 
 
 def _versions(name: str, machine: Machine, driver: Mapping[str, str | None]) -> Iterator[Finding]:
@@ -133,6 +134,19 @@ def _mixed_gpus(nodes: Sequence[Node]) -> Iterator[Finding]:
     if len(names) > 1:
         kinds = ", ".join(f"{number} {name}" for name, number in names.most_common())
         yield Finding(f"the cluster mixes GPUs ({kinds}), and every step waits for the slowest; train on one kind at a time", False)
+
+
+def _mixed_drivers(nodes: Sequence[Node]) -> Iterator[Finding]:
+    """All GPUs of a node have the same."""
+    drivers = {node.name: node.machine["gpus"][0]["driver"] for node in nodes if node.machine and node.machine["gpus"]}
+    [(usual, number)] = Counter(drivers.values()).most_common(1) or [("", 0)]
+    for name, driver in drivers.items():
+        if driver != usual:
+            others = "another node has" if number == 1 else f"{number} others have"
+            yield Finding(
+                f"node {name}: has GPU driver {driver}, and {others} {usual}; install the same, or the same machine image, on every node",
+                False,
+            )
 
 
 def _temporary(name: str, disk: Disk | None) -> Iterator[Finding]:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from hyena_glt.config.credentials import has_password
-from hyena_glt.errors import ClusterError, ConfigError, JobError
+from hyena_glt.errors import ClusterError, ConfigError, HyenaError, JobError, StorageError
+from hyena_glt.files import naming
 
 from .parcel import COMMIT, Job, code_commit, packed, sent_variables
 from .token import ask_for_token, refused
@@ -38,18 +43,25 @@ Result = dict[str, Any]
 log = logging.getLogger(__name__)
 
 
+class ReaderGone(HyenaError):
+    """Whoever read what is shown here has left, as `head` does; the job goes on."""
+
+    exit_status = 128 + signal.SIGPIPE
+
+
 def submit(job: Job, *, address: str | None, submission_id: str | None, variables: Sequence[str] = (), wait: bool = True) -> Result:
     """Send a job and, with `wait`, follow it to its end; its own result, else what it is called.
 
     Raises:
         ConfigError: for an id or a variable that cannot be sent. ClusterError: where no job server takes it.
+        StorageError: where a file here cannot be read or written, when it is packed.
         JobError: with its exit status, where it does not end well.
     """
     submission_id = submission_id and _checked_id(submission_id)
     variables_sent = sent_variables(variables) | {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
     if commit := code_commit():
         variables_sent[COMMIT] = commit
-    with _server(address) as client, packed(job) as folder:
+    with packed(job) as folder, _server(address) as client:  # packed first: what fails there is not the server's
         name = client.submit_job(
             entrypoint=job.entrypoint, submission_id=submission_id, metadata={"command": job.command},
             runtime_env={"working_dir": str(folder), "env_vars": variables_sent},
@@ -106,13 +118,19 @@ class Transcript:
         self._position = 0
 
     def take(self, chunk: str) -> None:
-        """Write what is new in the next part of a stream."""
+        """Write what is new in the next part of a stream. ReaderGone or StorageError where that cannot be: no stream mends it."""
         new = chunk[max(0, self._shown - self._position) :]
         self._position += len(chunk)
         self._shown = max(self._shown, self._position)
         self.end = (self.end + new)[-(1 << 20) :]
-        self._out.write(new)
-        self._out.flush()
+        try:
+            self._out.write(new)
+            self._out.flush()
+        except BrokenPipeError as error:
+            _silence(self._out)
+            raise ReaderGone("nobody reads the log any more; the job goes on") from error
+        except OSError as error:
+            raise StorageError(f"the log could not be written ({error}); the job goes on") from error
 
     def result(self) -> Result | None:
         """The last line that is an object of JSON, as every command prints one at its end."""
@@ -124,6 +142,12 @@ class Transcript:
                 except ValueError:
                     continue
         return None
+
+
+def _silence(out: Any) -> None:
+    """Let what is still to be said go nowhere: at its end Python would try once more, and complain."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), out.fileno())
 
 
 def _follow(client: JobSubmissionClient, name: str, text: Transcript) -> JobDetails:
@@ -215,7 +239,7 @@ def _checked_id(name: str) -> str:
 
 @contextmanager
 def _server(address: str | None) -> Iterator[JobSubmissionClient]:
-    """The client of a job server; what it and the network refuse becomes a sentence."""
+    """The client of a job server; what it, the network and the files here refuse becomes a sentence."""
     url = _checked_url(address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
     os.environ["RAY_API_SERVER_ADDRESS"] = url  # Ray takes this before any argument
     ask_for_token()
@@ -229,6 +253,9 @@ def _server(address: str | None) -> Iterator[JobSubmissionClient]:
     except AuthenticationError as error:
         raise refused(url) from error
     except OSError as error:
+        if error.filename or error.errno == errno.ENOSPC:  # of a file here: Ray packs what it sends into an archive
+            with naming(Path(gettempdir())):
+                raise
         raise ClusterError(
             f"{url}: no job server answers; is the cluster up, and its dashboard's port forwarded to this machine?"
         ) from error

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hyena_glt.config import Config, Stage, dump_config, require_built
+from hyena_glt.config import Config, Stage, config_to_dict, dump_config, require_built
 from hyena_glt.config.credentials import ADVICE, has_password, is_secret_name
 from hyena_glt.config.sources import override_layer
 from hyena_glt.errors import ConfigError
+from hyena_glt.files import naming
 from tune_spaces.loader import load_space, shipped
 
 from .paths import PATHS, require_absolute, require_places, with_storage
@@ -23,7 +24,7 @@ from .paths import PATHS, require_absolute, require_places, with_storage
 ROOT = Path(__file__).parents[1]
 CODE = ("hyena_glt/**/*.py", "pipelines/**/*.py", "cluster/**/*.py", "tune_spaces/**/*.py", "tune_spaces/*.yaml")
 CONFIG, SPACE = "config.yaml", "space.yaml"
-STAGES: dict[str, tuple[Stage, ...]] = {"preprocess": (), "pretrain": ("pretrain",), "sweep": ("pretrain", "sweep")}
+STAGES: dict[str, tuple[Stage, ...]] = {"preprocess": (), "pretrain": ("pretrain",), "sweep": ("pretrain", "sweep"), "doctor": ()}
 """What must be built for a command."""
 COMMIT = "HYENA_GLT_COMMIT"
 """The variable that tells a job, which has no checkout, which commit its code is."""
@@ -56,7 +57,10 @@ def settings_job(command: str, cfg: Config, words: Sequence[str]) -> Job:
     cfg = with_storage(cfg)
     for stage in STAGES[command]:
         require_built(cfg, stage)
-    require_places(cfg, command)
+    if command == "doctor":
+        require_given_places(cfg)
+    else:
+        require_places(cfg, command)
     if cfg.tune and cfg.tune.space:
         load_space(cfg.tune.space)
     return Job(command, tuple(words), cfg)
@@ -78,18 +82,36 @@ def checkpoint_job(command: str, path: str, *, eval_data: str | None, words: Seq
     return Job(command, (path, *words, *overrides))
 
 
+def given_paths(cfg: Config) -> dict[str, str | Sequence[str] | None]:
+    """What the settings give for each of those with paths; None where nothing is set or its section is off."""
+    settings = config_to_dict(cfg)
+    return {name: reduce(lambda section, key: (section or {}).get(key), name.split("."), settings) for name in PATHS}
+
+
+def require_given_places(cfg: Config) -> None:
+    """ConfigError for every relative path of the settings, whichever command would use it; what is not set is left to no default."""
+    require_absolute(given_paths(cfg))
+
+
 @contextmanager
 def packed(job: Job) -> Iterator[Path]:
-    """A folder with what the job needs, gone when the block ends."""
-    with TemporaryDirectory(prefix="hyena-glt-job-") as name:
+    """A folder with what the job needs, gone when the block ends; StorageError where it cannot be written, or a file of ours not read."""
+    with naming(Path(os.environ.get("TMPDIR", "/tmp"))):
+        temporary = TemporaryDirectory(prefix="hyena-glt-job-")
+    with temporary as name:
         folder = Path(name)
-        for file in (file for pattern in CODE for file in ROOT.glob(pattern)):
-            target = folder / file.relative_to(ROOT)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
-        if job.cfg:
-            (folder / CONFIG).write_text(dump_config(_with_space(job.cfg, folder)), encoding="utf-8")
+        with naming(folder):
+            _pack(job, folder)
         yield folder
+
+
+def _pack(job: Job, folder: Path) -> None:
+    for file in (file for pattern in CODE for file in ROOT.glob(pattern)):
+        target = folder / file.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())  # not copyfile, which names the source where the target's disk is full
+    if job.cfg:
+        (folder / CONFIG).write_text(dump_config(_with_space(job.cfg, folder)), encoding="utf-8")
 
 
 def _with_space(cfg: Config, folder: Path) -> Config:
@@ -97,7 +119,7 @@ def _with_space(cfg: Config, folder: Path) -> Config:
     space = cfg.tune and cfg.tune.space
     if cfg.tune is None or space is None or space in shipped():
         return cfg
-    shutil.copyfile(space, folder / SPACE)
+    (folder / SPACE).write_bytes(Path(space).read_bytes())
     return replace(cfg, tune=replace(cfg.tune, space=SPACE))
 
 

@@ -379,7 +379,7 @@ def _show(args: Namespace) -> str:
     return show(args.argument, args.overrides).rstrip()
 
 
-JOBS = ("preprocess", "pretrain", "sweep", "evaluate")
+JOBS = ("preprocess", "pretrain", "sweep", "evaluate", "doctor")
 """What can be submitted to a cluster."""
 
 _CONFIG = Flag("--config", "a YAML file, or the name of a shipped one; then section.key=value settings, which win over it")

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from glob import has_magic
 from typing import Any
 
-from cluster.doctor import Examination, examine
+import ray
+
+from cluster.doctor import Examination, await_nodes, examine
 from cluster.findings import Finding, Node, judge_links, judge_nodes, judge_storage
-from cluster.paths import with_storage
+from cluster.parcel import given_paths, require_given_places
+from cluster.paths import INTERVALS, is_job, with_storage
 from hyena_glt.config import Config
+from hyena_glt.data.inputs import is_bed
 from hyena_glt.data.mixture import as_paths
 from hyena_glt.data.storage import absolute
+from hyena_glt.training.gang import Gang
+from hyena_glt.training.launch import GANG_SETTINGS, choose_workers
 from hyena_glt.training.preflight import versions
 
-from ._ray import start_ray
+from ._command import run_as
+from ._ray import is_local, start_ray
+
+WRITTEN = ("training.output_dir", "tune.output_dir", "output.path", "output.scratch_path")
+"""The settings with folders that commands write to; those with other paths are read."""
 
 log = logging.getLogger(__name__)
 
@@ -24,22 +35,58 @@ def doctor(cfg: Config) -> dict[str, Any]:
     """Probe the cluster that the settings name, or this machine, for a run by these settings.
 
     The result is plain JSON: the figures of each node, place and link, and the findings, a sentence each: `breaks` would end a run,
-    `warnings` would slow it down or may end it later.
+    `warnings` would slow it down or may end it later. Where the settings say how many workers a run has, a cluster gets
+    `cluster.start_timeout_s` to grow for them first. ConfigError in a job for a relative path.
     """
     cfg = with_storage(cfg)
-    places = list(dict.fromkeys(str(absolute(path)) for path in (cfg.training.output_dir, cfg.output.path) if path))
-    inputs = [str(absolute(path)) for path in (*as_paths(cfg.data.train_path), *as_paths(cfg.data.val_path))]
+    if is_job():
+        require_given_places(cfg)
+    given = given_paths(cfg)
+    places = written(given)
     with start_ray(cfg.cluster.address, cfg.cluster.num_cpus):
-        found = examine(places, inputs)
+        missing = _await_workers(cfg)
+        found = examine(places, read(given))
     if not places:
-        log.info("note: storage was not tried, as no training.output_dir and no output.path is set")
+        log.info("note: storage was not tried, as none of %s is set", ", ".join(WRITTEN))
     if found.gpus_busy:
         log.info("note: GPUs were not tried, as others hold some; run doctor again when the cluster is idle")
-    findings = list(_judge(found))
+    findings = [*([missing] if missing else []), *_judge(found)]
     print(*table(found), sep="\n", file=sys.stderr)
     for finding in sorted(findings, key=lambda finding: not finding.breaks):
         print(f"{'error' if finding.breaks else 'warning'}: {finding.sentence}", file=sys.stderr)
     return _result(found, findings)
+
+
+def written(given: Mapping[str, str | Sequence[str] | None]) -> list[str]:
+    """The folders, absolute and each once, that commands with these paths write to."""
+    return _absolute(path for name in WRITTEN for path in as_paths(given[name]))
+
+
+def read(given: Mapping[str, str | Sequence[str] | None]) -> list[str]:
+    """What commands with these paths read, absolute and each once; of a glob the folder that all its matches lie below."""
+    paths = ((name, path) for name, value in given.items() if name not in WRITTEN for path in as_paths(value))
+    return _absolute(_without_glob(path) for name, path in paths if name not in INTERVALS or is_bed(path))
+
+
+def _absolute(paths: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(str(absolute(path)) for path in paths))
+
+
+def _without_glob(path: str) -> str:
+    parts = path.split("/")
+    depth = next((depth for depth, part in enumerate(parts) if has_magic(part)), None)
+    return path if depth is None else "/".join(parts[:depth]) or ("/" if path.startswith("/") else ".")
+
+
+def _await_workers(cfg: Config) -> Finding | None:
+    """Wait until the cluster has grown for the fewest workers that the settings ask for, if they ask for any; what is missing then."""
+    workers = cfg.cluster.train_workers
+    if is_local(cfg.cluster.address) or (workers is None and cfg.hardware.num_gpus is None):
+        return None
+    most, use_gpu = choose_workers(cfg, num_gpus=int(ray.cluster_resources().get("GPU", 0)))
+    resources = {"CPU": float(cfg.cluster.cpus_per_worker)} | ({"GPU": cfg.cluster.gpus_per_worker} if use_gpu else {})
+    gang = Gang(workers[0] if isinstance(workers, tuple) else most, resources, GANG_SETTINGS)
+    return await_nodes(gang, timeout_s=cfg.cluster.start_timeout_s)
 
 
 def _judge(found: Examination) -> Iterator[Finding]:
@@ -104,3 +151,7 @@ def _result(found: Examination, findings: Sequence[Finding]) -> dict[str, Any]:
         },
         "breaks": breaks, "warnings": [finding.sentence for finding in findings if not finding.breaks],
     }
+
+
+if __name__ == "__main__":
+    run_as("doctor")

@@ -6,6 +6,7 @@ Every report is one flat dict of plain numbers and strings. `kind` is "start", "
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import secrets
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,8 @@ SKIPPED, ROLLED_BACK = "skipped", "rolled_back"
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12}
 """Dense bf16 operations per second, from the vendors' data sheets."""
+
+log = logging.getLogger(__name__)
 
 
 def bits_per_base(loss: float, tokenizer: Tokenizer, *, causal: bool) -> float | None:
@@ -84,9 +88,14 @@ def device_metrics(device: torch.device) -> Report:
     figures: Report = {"gpu_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9}
     try:
         figures["gpu_utilization"] = float(torch.cuda.utilization(device))
-    except (ModuleNotFoundError, RuntimeError):  # needs nvidia-ml-py and a driver that answers
-        pass
+    except Exception as error:  # NVML's own are no RuntimeErrors, and a figure is no reason to end a run
+        _warn_once(f"no GPU utilisation ({type(error).__name__}: {error}); it needs nvidia-ml-py and a driver that answers")
     return figures
+
+
+@cache
+def _warn_once(sentence: str) -> None:
+    log.warning(sentence)
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -104,13 +105,17 @@ class Cluster:
         """Whether the head is, at the last look."""
         return self.census()[-1:] == [HEAD_ALONE]
 
-    def run(self, *words: str) -> Ended:
+    def start(self, *words: str) -> subprocess.Popen[str]:
         """A command on the head."""
-        first = len(self.census()) - 1
-        process = self.head.popen(
+        return self.head.popen(
             [sys.executable, "-m", "hyena_glt.cli", *words, f"cluster.address={ADDRESS}"], {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
+
+    def run(self, *words: str) -> Ended:
+        """A command on the head, to its end."""
+        first = len(self.census()) - 1
+        process = self.start(*words)
         out, said = process.communicate(timeout=240)
         wait_until(self.is_alone, SHRINK_S, said=lambda: f"{self.census()[-1]}\n{said}")
         return Ended(process.returncode, json.loads(out.splitlines()[-1]) if out else {}, said, self.census()[first:])
@@ -165,15 +170,25 @@ def test_training_waits_for_its_gang_and_gives_it_back(cluster: Cluster, pretrai
     assert (trained.most("cpu"), trained.most("gpu")) == (0, 2)
 
 
+@pytest.mark.long
 def test_a_range_begins_with_the_node_that_comes_first_and_grows(cluster: Cluster, pretraining: tuple[str, ...]) -> None:
     """Nobody has to give the command again, and the nodes go after it."""
     run, fewer = cluster.folder / "range", [word for word in pretraining if not word.startswith(("cluster.train_workers", "training.max_"))]
     room = ("cluster.cpus_per_worker=3", "cluster.start_timeout_s=200", "cluster.train_workers=[1,2]", "cluster.grow_interval_s=1")
-    often = ("training.max_steps=5000", "logging.save_interval=50", "logging.eval_interval=5000", "logging.log_interval=50")
-    trained = cluster.run(*fewer, f"training.output_dir={run}", *room, *often)
-    assert (trained.status, trained.result.get("steps")) == (0, 5000), trained.said
-    assert [report["world_size"] for report in read_reports(run / METRICS_FILE) if report["kind"] == "start"] == [1, 2]
-    assert (trained.most("cpu"), trained.most("gpu")) == (0, 2)
+    often = ("training.max_steps=1000000", "logging.save_interval=50", "logging.eval_interval=1000000", "logging.log_interval=50")
+    growing = cluster.start(*fewer, f"training.output_dir={run}", *room, *often)
+    wait_until(lambda: sizes(run) == [1, 2], 200, process=growing, said=lambda: str(sizes(run)))
+    for process in cluster.head.processes("hyena_glt.cli"):
+        process.send_signal(signal.SIGINT)
+    said = growing.communicate(timeout=120)[1]
+    assert growing.returncode == 130, said
+    wait_until(cluster.is_alone, SHRINK_S, said=lambda: said)
+
+
+def sizes(run: Path) -> list[int]:
+    """How many workers each start of the run had."""
+    metrics = run / METRICS_FILE
+    return [report["world_size"] for report in read_reports(metrics) if report["kind"] == "start"] if metrics.exists() else []
 
 
 @pytest.mark.long

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cluster.parcel import given_paths
+from cluster.paths import with_storage
 from hyena_glt import __version__
 from hyena_glt.cli import main
+from hyena_glt.config import load_config
+from hyena_glt.errors import ConfigError
+from pipelines.doctor import doctor, read, written
 from tests.cluster.machines import ROOT, Machine, machines, must_end_well
 
 ADDRESS = "10.77.0.1:6379"
@@ -33,6 +39,27 @@ class Absent:
 
 sys.meta_path.insert(0, Absent())
 """
+
+
+def test_which_paths_are_tried() -> None:
+    """All that any command reads or writes: of a glob the folder above its matches, of intervals the files among them."""
+    given = given_paths(with_storage(load_config(None, [
+        "cluster.storage_path=/mnt/s", "tune.space=mixers", "training.init_from=runs/old", "data.train_path=[a,/b]", "data.eval_data=a",
+        "preprocessing.input_path=['genomes/*/x.fa', '/g/y.fa', 's3://bucket/g/*.fa']", "preprocessing.variants.path=v.vcf.gz",
+        "preprocessing.split.by=interval", "preprocessing.split.val_intervals=['chr1:1-500', val.bed]", "output.path=s3://bucket/data",
+        "model.name=m",
+    ])))
+    assert written(given) == ["/mnt/s/runs/m", "/mnt/s/runs/m-sweep", "s3://bucket/data", "/mnt/s/.hyena-glt"]
+    assert read(given) == [
+        "/mnt/s/genomes", "/g/y.fa", "s3://bucket/g", "/mnt/s/v.vcf.gz", "/mnt/s/val.bed", "/mnt/s/a", "/b", "/mnt/s/runs/old",
+    ]
+
+
+def test_a_job_is_refused_a_relative_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Ray's own command sent it; what is not set stays untried."""
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"working_dir": "gcs://x.zip"}}))
+    with pytest.raises(ConfigError, match=r"^training\.init_from: runs/old is relative, and a job runs in a copy of the code"):
+        doctor(load_config(None, ["training.init_from=runs/old"]))
 
 
 def examine(head: Machine, *settings: str) -> tuple[int, dict, str]:
@@ -60,6 +87,34 @@ def test_one_machine_without_a_cluster(tmp_path: Path, capsys: pytest.CaptureFix
     header, row = err.splitlines()[:2]
     assert header.split()[:4] == ["node", "host", "python", "torch"]
     assert row.startswith(name)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_workers_that_never_come_are_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a cluster, by its address; the node that there is, is examined all the same."""
+    status = main(["doctor", "cluster.address=auto", "cluster.train_workers=[3,8]", "cluster.start_timeout_s=0"])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (status, result["status"], len(result["nodes"])) == (1, "broken", 1)
+    assert result["breaks"][0].startswith(
+        "3 workers of 1 CPU found no room within 0 s (cluster.start_timeout_s): the cluster has 2 CPUs, of which "
+    )
+
+
+@pytest.mark.slow
+def test_a_node_that_comes_later_is_examined() -> None:
+    """A head without a CPU, as of a cluster that grows."""
+    with machines(2) as (head, worker):
+        must_end_well(head.ray_starting("--head", "--port=6379", "--include-dashboard=false", "--num-cpus=0"))
+        examining = head.popen(
+            [sys.executable, "-m", "hyena_glt.cli", "doctor", f"cluster.address={ADDRESS}", "cluster.train_workers=1"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        first = next((line for line in examining.stderr if "waiting for room" in line), "")
+        must_end_well(worker.ray_starting(f"--address={ADDRESS}", "--num-cpus=1"))
+        out, said = examining.communicate(timeout=120)
+    assert first.startswith("waiting for room for a worker of 1 CPU: the cluster has 0 CPUs"), first
+    assert set(json.loads(out.splitlines()[-1])["nodes"]) == {"10.77.0.1", "10.77.0.2"}, said
 
 
 @pytest.fixture

@@ -111,6 +111,15 @@ def test_gpus_of_several_kinds() -> None:
     )
 
 
+@pytest.mark.parametrize(("others", "has"), [(1, "another node has"), (2, "2 others have")])
+def test_gpu_drivers_that_differ(others: int, has: str) -> None:
+    usual = [node(name=f"n{number}", num_gpus=1, machine=machine(gpus=[H100])) for number in range(others)]
+    odd = node(name="odd", num_gpus=2, machine=machine(gpus=[H100 | {"driver": "535.5"}] * 2))
+    assert list(judge_nodes([*usual, odd, node(name="cpus")], DRIVER)) == [Finding(
+        f"node odd: has GPU driver 535.5, and {has} 570.1; install the same, or the same machine image, on every node", False
+    )]
+
+
 def test_no_limit_of_open_files_is_no_finding() -> None:
     assert list(judge_nodes([node(machine=machine(open_files=-1))], DRIVER)) == []
 

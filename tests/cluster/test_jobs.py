@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
+from typing import TextIO
 
 import pytest
 from ray.job_submission import JobDetails
 
-from cluster.jobs import Transcript, _checked_url, _outcome
+from cluster.jobs import Transcript, _checked_url, _outcome, _server, logs
 from cluster.parcel import code_commit
 from hyena_glt.cli import main
-from hyena_glt.errors import JobError
+from hyena_glt.errors import HyenaError, JobError, StorageError
 from hyena_glt.training.checkpoint import newest_whole, read_info
 from hyena_glt.training.gauges import GAUGES
 from tests.cluster.head import CANARY, ROOT, Head, Proxy, finish, status_of, text_of, wait_until
@@ -36,12 +41,17 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def data(head: Head) -> dict:
     """The result of a preprocessing, sent as Ray's own command sends it."""
-    words = [
-        "python", "-m", "pipelines.preprocess", f"preprocessing.input_path={GENOME}", "output.path=data",
-        "preprocessing.max_length=64", "preprocessing.split.by=tail", "tokenization.kind=char", f"cluster.storage_path={head.storage}",
-    ]
+    return sent_by_ray(
+        head, "preprocess", f"preprocessing.input_path={GENOME}", "output.path=data", "preprocessing.max_length=64",
+        "preprocessing.split.by=tail", "tokenization.kind=char", f"cluster.storage_path={head.storage}",
+    )
+
+
+def sent_by_ray(head: Head, command: str, *words: str) -> dict:
+    """The result of a command that Ray's own command sends from a checkout, and follows."""
+    sending = [Path(sys.executable).with_name("ray"), "job", "submit", "--address", head.dashboard, "--working-dir", "."]
     done = subprocess.run(
-        [Path(sys.executable).with_name("ray"), "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", *words],
+        [*sending, "--", "python", "-m", f"pipelines.{command}", *words],
         cwd=ROOT, env=head.environment() | {"RAY_AUTH_MODE": "token"}, capture_output=True, text=True, timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -50,7 +60,7 @@ def data(head: Head) -> dict:
 
 @dataclass(frozen=True)
 class Stopped:
-    """A pretraining that was submitted, followed through a connection that broke twice, and stopped."""
+    """A pretraining that was submitted, with W&B on, followed through a connection that broke twice, and stopped."""
 
     run: Path
     status: int
@@ -73,7 +83,10 @@ def stopped(head: Head, data: dict) -> Iterator[Stopped]:
     proxy, dead = (Proxy(int(head.dashboard.rpartition(":")[2])) for _ in range(2))
     run = head.storage / "runs" / "stopped"
     metrics = run / "metrics.jsonl"
-    following = head.start("submit", "first", "--address", proxy.url, "--", *pretraining(head, 100000))
+    following = head.start(
+        "submit", "first", "--address", proxy.url, "--env", "WANDB_MODE", "--", *pretraining(head, 100000), "logging.use_wandb=true",
+        env=head.environment() | {"WANDB_MODE": "offline"},  # else W&B would take the canary for its key, and ask its server
+    )
     try:
         for steps in (5, 20):
             wait_until(lambda steps=steps: metrics.exists() and len(metrics.read_text().splitlines()) > steps, 120)
@@ -95,13 +108,19 @@ def stopped(head: Head, data: dict) -> Iterator[Stopped]:
         dead.close()
 
 
-def pretraining(head: Head, steps: int) -> list[str]:
-    return ["pretrain", *TINY, f"training.max_steps={steps}", f"cluster.storage_path={head.storage}", "training.output_dir=runs/stopped"]
+def pretraining(head: Head, steps: int, run: str = "stopped") -> list[str]:
+    return ["pretrain", *TINY, f"training.max_steps={steps}", f"cluster.storage_path={head.storage}", f"training.output_dir=runs/{run}"]
 
 
 def test_preprocessed_by_rays_own_command(head: Head, data: dict) -> None:
     assert data["path"] == f"{head.storage}/data" and data["splits"]["train"]["rows"] > 50
     assert sent_with(head, "README.md") and not sent_with(head, "tests")
+
+
+def test_a_pretraining_by_rays_own_command(head: Head, data: dict) -> None:
+    command, *words = pretraining(head, 3, run="by_ray")
+    result = sent_by_ray(head, command, *words)
+    assert (result["status"], result["steps"], result["run"]) == ("finished", 3, f"{head.storage}/runs/by_ray")
 
 
 def test_a_stopped_job_has_saved(head: Head, stopped: Stopped) -> None:
@@ -192,20 +211,20 @@ def test_a_job_that_fails_says_so(head: Head, data: dict) -> None:
 
 def test_a_run_that_the_cluster_has_no_room_for_waits(head: Head, data: dict) -> None:
     """It may be about to grow; here it is not."""
-    words = [word.replace("runs/stopped", "runs/waits") for word in pretraining(head, 5)]
-    status, result, said = head.submit(*words, "hardware.num_gpus=2", "cluster.start_timeout_s=6")
+    status, result, said = head.submit(*pretraining(head, 5, run="waits"), "hardware.num_gpus=2", "cluster.start_timeout_s=6")
     assert (status, result) == (1, {})
     assert "waiting for room for 2 workers of 1 CPU and 1 GPU: the cluster has 2 CPUs and 0 GPUs" in said
     assert "found no room within 6 s (cluster.start_timeout_s)" in said
 
 
 def test_no_secret_is_anywhere(head: Head, stopped: Stopped) -> None:
-    """The head's environment holds secrets, which all that it starts inherit: none stands in a file or a command line."""
+    """The head's environment holds secrets, which all that it starts inherit: none stands in a file, W&B's too, or a command line."""
     token = (head.folder / "home" / ".ray" / "auth_token").read_bytes()
     assert any("raylet" in word for word in stopped.arguments)
     assert not any(CANARY in word or token.decode() in word for word in stopped.arguments)
     files = [head.folder / "head.log", *(path for folder in (head.storage, head.session) for path in folder.rglob("*") if path.is_file())]
     assert any("checkpoints" in path.parts for path in files) and any(path.name == "raylet.out" for path in files)
+    assert any(path.suffix == ".wandb" for path in files) and any(path.name == "debug-internal.log" for path in files)
     for path in files:
         try:
             content = path.read_bytes()
@@ -242,6 +261,19 @@ def test_no_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     )
 
 
+@pytest.mark.parametrize(("error", "place"), [
+    (OSError(errno.ENOSPC, "No space left on device"), gettempdir()),
+    (PermissionError(errno.EACCES, "Permission denied", "/code/x.py"), "/code/x.py"),
+])
+def test_a_file_here_is_not_the_servers(monkeypatch: pytest.MonkeyPatch, error: OSError, place: str) -> None:
+    """As where Ray writes its archive of what it sends."""
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")  # set by it, and restored behind the test
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", lambda url: None)
+    problem = rf"^{place}: could not be read or written \({error.strerror}\); when that is cured, "
+    with pytest.raises(StorageError, match=problem), _server("http://127.0.0.1:9"):
+        raise error
+
+
 def test_an_open_way_for_the_token_is_named(caplog: pytest.LogCaptureFixture) -> None:
     for address in ("http://127.0.0.1:8265", "http://localhost:8265/", "https://10.0.0.1"):
         assert _checked_url(address) == address.rstrip("/") and not caplog.messages
@@ -267,6 +299,49 @@ def test_other_ends(ended: dict, problem: str, status: int) -> None:
 
 
 # The transcript
+
+
+class Quiet:
+    """A job server that knows one job, which has ended, and its log of one line."""
+
+    def get_job_info(self, name: str) -> JobDetails:
+        return JobDetails(type="SUBMISSION", submission_id=name, entrypoint="x", status="SUCCEEDED")
+
+    async def tail_job_logs(self, name: str) -> AsyncIterator[str]:
+        yield "step 1\n"
+
+
+@pytest.mark.parametrize(("place", "status", "problem"), [
+    ("pipe", 141, "nobody reads the log any more; the job goes on"),  # as a shell says that SIGPIPE ended it
+    ("/dev/full", 1, "the log could not be written ([Errno 28] No space left on device); the job goes on"),
+])
+def test_an_output_that_takes_nothing_more_ends_it(monkeypatch: pytest.MonkeyPatch, place: str, status: int, problem: str) -> None:
+    """As of `hyena-glt logs first 2>&1 | head`, whose stream has not broken: no other would do better."""
+    monkeypatch.setattr("cluster.jobs._server", lambda address: nullcontext(Quiet()))
+    monkeypatch.setattr("cluster.jobs.RETRY_S", 0.0)
+    with _taking_nothing(place) as out:
+        monkeypatch.setattr(sys, "stderr", out)
+        with pytest.raises(HyenaError) as error:
+            logs("first", address=None)
+        assert (str(error.value), error.value.exit_status) == (problem, status)
+
+
+def test_a_reader_that_left_hears_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error has nowhere to go either, and does not become another one."""
+    monkeypatch.setattr("cluster.jobs._server", lambda address: nullcontext(Quiet()))
+    monkeypatch.setattr("cluster.jobs.RETRY_S", 0.0)
+    with _taking_nothing("pipe") as out:
+        monkeypatch.setattr(sys, "stderr", out)
+        assert main(["logs", "first"]) == 141
+
+
+def _taking_nothing(place: str) -> TextIO:
+    """Unbuffered, so that nothing is left for its close to fail on."""
+    if place != "pipe":
+        return io.TextIOWrapper(open(place, "wb", buffering=0), write_through=True)
+    reading, writing = os.pipe()
+    os.close(reading)
+    return io.TextIOWrapper(open(writing, "wb", buffering=0), write_through=True)
 
 
 def test_a_stream_that_begins_again_repeats_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.parcel import COMMIT, ROOT, code_commit, packed, sent_variables
+from cluster.parcel import COMMIT, ROOT, code_commit, given_paths, packed, sent_variables
 from hyena_glt.cli import _job, main
 from hyena_glt.config import config_to_dict, load_config
+from hyena_glt.errors import StorageError
+from tests.small_disk import disk
 
 PLACES = ["data.train_path=/data/x", "training.output_dir=/runs/x"]
 
@@ -32,7 +35,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
         (["--", "pretran"], "unknown command pretran; did you mean pretrain?"),
         (
             ["--", "report", "x"],
-            "report cannot be submitted as a job; preprocess, pretrain, sweep, evaluate can, such as: hyena-glt submit -- pretrain CONFIG",
+            "report cannot be submitted as a job; preprocess, pretrain, sweep, evaluate, doctor can, such as: hyena-glt submit -- pretrain "
+            "CONFIG",
         ),
         (["--", "pretrain", "--outptu_dir", "x"], "unrecognized arguments: --outptu_dir; did you mean --output_dir?"),
         (["--", "pretrain", "training.sed=3"], "training.sed: unknown setting; did you mean training.seed? (override)"),
@@ -45,6 +49,11 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
             ["--", "pretrain", "data.train_path=/data", "training.output_dir=runs/x"],
             "training.output_dir: runs/x is relative, and a job runs in a copy of the code that Ray deletes afterwards; give an absolute "
             "path that every node sees, or a URL; or set cluster.storage_path, which relative paths are then below",
+        ),
+        (
+            ["--", "doctor", "data.train_path=/data", "preprocessing.input_path=genomes"],
+            "preprocessing.input_path: genomes is relative, and a job runs in a copy of the code that Ray deletes afterwards; give an "
+            "absolute path that every node sees, or a URL",
         ),
         (["--", "sweep", *PLACES, "--space", "mixerz", "--output_dir", "/s"], "tune.space: no space or file mixerz; did you mean mixers?"),
         (["--", "evaluate"], "evaluate needs PATH (or --model_path)"),
@@ -90,6 +99,25 @@ def test_addresses_that_are_none(capsys, address: str, problem: str) -> None:
     assert capsys.readouterr().err == f"error: {problem}\n"
 
 
+def test_what_cannot_be_packed_is_not_the_servers_fault(capsys, monkeypatch, tmp_path: Path) -> None:
+    """A TMPDIR that is gone stands for any error of this machine's files, as a full disk."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    assert main(["submit", "--address", "http://127.0.0.1:9", "--", "pretrain", *PLACES]) == 1
+    pattern = rf"error: {tmp_path}/gone/hyena-glt-job-\w+/?: could not be read or written \(No such file or directory\); when that is .*\n"
+    assert re.fullmatch(pattern, capsys.readouterr().err)
+
+
+def test_a_full_disk_is_named_when_packing(tmp_path: Path, monkeypatch) -> None:
+    place = tmp_path / "disk"
+    with disk(place) as resize:
+        resize(64)
+        monkeypatch.setattr("tempfile.tempdir", str(place))
+        problem = rf"^{place}/hyena-glt-job-\w+: could not be read or written \(No space left on device\); when that is cured, "
+        with pytest.raises(StorageError, match=problem), packed(_job(["pretrain", *PLACES])):
+            pass
+        assert not list(place.glob("hyena-glt-job-*"))
+
+
 @pytest.mark.parametrize("command", ["logs", "stop"])
 def test_commands_that_need_a_job(capsys, command: str) -> None:
     assert main([command]) == 2
@@ -117,6 +145,13 @@ def test_an_evaluation_travels_as_it_is() -> None:
     job = _job(["evaluate", "/runs/lr=3", "--metrics", "loss,perplexity", "training.batch_size=2"])
     wanted = "python -m pipelines.evaluate /runs/lr=3 --metrics loss,perplexity training.batch_size=2"
     assert shlex.split(job.entrypoint) == wanted.split() and job.cfg is None
+
+
+def test_a_doctor_travels_without_default_folders() -> None:
+    """No run folder is set, and none is made up."""
+    job = _job(["doctor", "quickstart.yaml", "output.path=/mnt/s/data"])
+    assert shlex.split(job.entrypoint) == ["python", "-m", "pipelines.doctor", "config.yaml"]
+    assert {name: path for name, path in given_paths(job.cfg).items() if path} == {"output.path": "/mnt/s/data"}
 
 
 def test_a_search_space_travels_along(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hyena_glt.data.storage import names_in
+from hyena_glt.errors import StorageError
 from hyena_glt.training import preflight
 from tests.data import test_storage
 
@@ -43,7 +44,7 @@ def test_files_of_others(tmp_path: Path, request: pytest.FixtureRequest, remote:
 
 def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     """On a node without the shared mount; a folder of its own would look like success."""
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StorageError, match="No such file or directory"):
         preflight.write_file(str(tmp_path / "missing"), "10.0.0.1", MB)
 
 
