@@ -19,6 +19,7 @@ from typing import Any
 import ray
 import ray.util
 from ray import PlacementGroupID, tune
+from ray.tune.execution import class_cache
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.util.placement_group import PlacementGroup
 
@@ -328,6 +329,8 @@ def _note_what_was_used(job: Job, trials: list[Trial], budget: Budget) -> None:
 def _fit(job: Job, watch: Watch, budget: Budget, begun: list[Trial], past: Past, left: int) -> None:
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # trials write their own metrics
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # whose first lines come even when it is told to be silent
+    # Tune would send the driver's keys along with each trial, and Ray writes into a log what is sent; nodes have their own.
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")}
     for quiet in ("ray.tune", "ray.train"):
         logging.getLogger(quiet).setLevel(logging.ERROR)
     search, param_space, samples = _search(job, begun, past, left)

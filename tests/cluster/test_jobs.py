@@ -123,6 +123,17 @@ def test_a_pretraining_by_rays_own_command(head: Head, data: dict) -> None:
     assert (result["status"], result["steps"], result["run"]) == ("finished", 3, f"{head.storage}/runs/by_ray")
 
 
+def test_a_sweep(head: Head, data: dict) -> None:
+    """Over a space of the user's own, which is on the client alone."""
+    space = head.folder / "rates.yaml"
+    space.write_text("settings: {training.learning_rate: {grid: [1e-3, 1e-2]}}\nsearch: grid\n")
+    settings = ("training.max_steps=4", "logging.eval_interval=2", "cluster.train_workers=1", f"cluster.storage_path={head.storage}")
+    status, result, said = head.submit("sweep", "--space", str(space), "--output_dir", "runs/sweep", *TINY, *settings)
+    assert status == 0, said
+    assert (result["status"], result["trials"]) == ("finished", {"finished": 2, "planned": 2})
+    assert {path.name for path in (head.storage / "runs" / "sweep").iterdir()} >= {"best.yaml", "sweep.parquet", "trials"}
+
+
 def test_a_stopped_job_has_saved(head: Head, stopped: Stopped) -> None:
     assert stopped.while_running["first"] == "running"
     assert stopped.stop[0] == 0 and stopped.stop[1]["status"] == "stopped"
@@ -157,7 +168,7 @@ def test_a_server_that_stays_away(stopped: Stopped) -> None:
 
 
 def test_what_was_sent_with_it(head: Head, stopped: Stopped) -> None:
-    (sent,) = sent_with(head, "config.yaml")
+    sent = next(place for place in sent_with(head, "config.yaml") if not (place / "space.yaml").exists())
     assert {path.name for path in sent.iterdir()} - {"__pycache__"} == {"hyena_glt", "pipelines", "cluster", "tune_spaces", "config.yaml"}
     environment = json.loads((stopped.run / "environment.json").read_text())
     assert environment["command"][1:] == ["pretrain", "config.yaml"] and environment["commit"] == code_commit()
