@@ -219,15 +219,16 @@ def _plans(cfg: Config, space: Space, planned: list[Trial], mixture: Mixture, wo
 def _concurrency(cfg: Config, workers: int, use_gpu: bool) -> int:
     """Trials that fit the cluster side by side: their workers' CPUs and GPUs, since all else of a trial takes next to none.
 
-    A cluster may grow to `tune.max_concurrent`: what does not fit yet it is asked for.
+    A cluster that has no room for any must grow first, and is asked for `tune.max_concurrent`.
     """
     assert cfg.tune is not None
-    grown = None if is_local(cfg.cluster.address) else cfg.tune.max_concurrent
     has, share = ray.cluster_resources(), cfg.cluster.gpus_per_worker
     fitting = int(has.get("CPU", 0)) // (workers * cfg.cluster.cpus_per_worker)
     if use_gpu:
         fitting = min(fitting, int(has.get("GPU", 0)) * int(1 / share + 1e-9) // workers)
-    return grown or max(1, min(fitting, cfg.tune.max_concurrent or fitting))
+    if not fitting and not is_local(cfg.cluster.address):
+        return cfg.tune.max_concurrent or 1
+    return max(1, min(fitting, cfg.tune.max_concurrent or fitting))
 
 
 def _check_scheduler(cfg: Config, space: Space, plans: list[Plan], concurrency: int) -> None:

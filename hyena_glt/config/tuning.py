@@ -16,7 +16,7 @@ class TuneConfig:
     num_trials: int | None = None
     """Trials in all; default: what the space says. A grid has as many as it has points."""
     max_concurrent: int | None = None
-    """Trials side by side, at most; default: as many as fit the cluster now. A cluster is asked for room for so many."""
+    """Trials side by side, at most; default: as many as fit the cluster now. Of a cluster without room for any so many are asked for."""
     max_tokens: int | None = None
     """Tokens of all trials together, after which the sweep ends with the best so far."""
     max_device_hours: float | None = None

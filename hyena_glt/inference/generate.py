@@ -60,9 +60,9 @@ def generate(
 ) -> list[str]:
     """The continuation of each prompt, without the prompt: `prefix`, then at most `num_tokens` new tokens.
 
-    It ends before the first of the `stop` sequences. `temperature`, `top_k` and `top_p` as in `Sampling`; each prompt has its own
-    generator, from `seed` and its place in the list. Of a prompt that is no multiple of k, the first bases are left out, so that the last
-    k-mer ends with the prompt; bases of `prefix` that fill no whole k-mer begin the first new token.
+    It ends before the first of the `stop` sequences that begins behind `prefix`. `temperature`, `top_k` and `top_p` as in `Sampling`; each
+    prompt has its own generator, from `seed` and its place in the list. Of a prompt that is no multiple of k, the first bases are left out,
+    so that the last k-mer ends with the prompt; bases of `prefix` that fill no whole k-mer begin the first new token.
 
     A token costs the same wherever it stands (`se`, `mr`, `li`), or what `model.decoding` says. Behind the model's limit the last half of
     what it can read is read again, and the continuation goes on from there.
@@ -70,6 +70,8 @@ def generate(
     """
     if not loaded.causal:
         raise ValueError("generate needs a causal model, and this one fills masks; train with tasks.causal_lm")
+    if "" in stop:
+        raise ValueError("stop: an empty sequence stops everything; leave it out")
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     return [
         _continuation(loaded, number, prompt, prefix, num_tokens, sampling, stop, torch.Generator().manual_seed(seed + number))
@@ -85,15 +87,22 @@ def _continuation(
     step = tokenizer.bases_per_token
     whole = len(prefix) - len(prefix) % step
     ids = tokenizer.encode((prompt[len(prompt) % step :] + prefix[:whole]).encode())
+    if (tokenizer.encode(prefix.encode()) == UNK).any():
+        raise ValueError(f"prefix: {prefix} has letters that no symbol has")
     if not len(ids):
         raise ValueError(f"prompt {number} ({len(prompt)} letters) is shorter than one token ({tokenizer.span} letters)")
     begun = _symbols_that_begin(tokenizer, prefix[whole:]) if prefix[whole:] else None
     text, longest = prefix[:whole], max(map(len, stop), default=0)
     for new in next_ids(loaded, ids[None].astype(np.int64), num_tokens, sampling=sampling, draw=draw, first=begun):
         text += tokenizer.decode(new[0].cpu().numpy())[-step:]
-        if any(word in text[-longest - step :] for word in stop):
+        if _first(stop, text, max(len(prefix), len(text) - longest - step)) < len(text):
             break
-    return text[: min((text.find(word) for word in stop if word in text), default=len(text))]
+    return text[: _first(stop, text, len(prefix))]
+
+
+def _first(words: Sequence[str], text: str, start: int) -> int:
+    """Where the first of some words begins, from `start` on; the text's end where none does."""
+    return min((place for word in words if (place := text.find(word, start)) >= 0), default=len(text))
 
 
 def _symbols_that_begin(tokenizer: Tokenizer, letters: str) -> slice:

@@ -66,7 +66,8 @@ def variant_effects(
     """log P(alt) - log P(ref) in nats, float64 [variants]: below 0 where the model expects the reference's allele.
 
     reference: the letters of the contig, uint8 [bases]. The window is the model's context around the variant. NaN where an allele has other
-    letters than A, C, G, T, or leaves no room for its surroundings, and where the window holds too little to be scored.
+    letters than A, C, G, T, or leaves no room for its surroundings, as at a contig's end, and where an indel moves ambiguous letters in or
+    out of the window, so that not as many tokens are scored with one allele as with the other.
     Raises DataError where REF is not what the reference has; ValueError for protein models and, as `score`, for masked ones on
     overlapping k-mers.
     """
@@ -77,12 +78,12 @@ def variant_effects(
     bases = (size - 1) * tokenizer.bases_per_token + tokenizer.span
     effects, strands = np.full(len(variants), np.nan), (1, -1) if both_strands else (1,)
     for numbers in batched((n for n, variant in enumerate(variants) if _is_plain(variant, bases)), batch_size):
-        windows = {n: _windows(reference, variants[n], bases) for n in numbers}
+        windows = {n: alleles for n in numbers if (alleles := _windows(reference, variants[n], bases))}
         found = [
             _effects(loaded, [alleles if strand > 0 else alleles.opposite() for alleles in windows.values()], batch_size)
             for strand in strands
         ]
-        effects[numbers] = np.mean(found, axis=0)
+        effects[[*windows]] = np.mean(found, axis=0)
     return effects
 
 
@@ -92,8 +93,8 @@ def _is_plain(variant: Variant, bases: int) -> bool:
     return all(allele and BASES >= set(allele.upper()) and len(allele) <= bases // 2 for allele in alleles)
 
 
-def _windows(reference: np.ndarray, variant: Variant, bases: int) -> _Alleles:
-    """Both windows around a variant, of at most `bases` bases each."""
+def _windows(reference: np.ndarray, variant: Variant, bases: int) -> _Alleles | None:
+    """Both windows around a variant, of at most `bases` bases each; None where the contig ends before they hold both alleles."""
     found = reference[variant.start : variant.end].tobytes().decode("latin-1")
     if found.upper() != variant.ref.upper():
         raise DataError(
@@ -105,6 +106,8 @@ def _windows(reference: np.ndarray, variant: Variant, bases: int) -> _Alleles:
     before, behind = reference[start : variant.start].tobytes(), reference[variant.end : start + bases + longest].tobytes()
     ref, alt = (before + allele.encode() + behind for allele in (variant.ref, variant.alt))
     length = min(bases, len(ref), len(alt))
+    if len(before) + longest > length:
+        return None
     return _Alleles(ref[:length], alt[:length], len(before), len(before) + len(variant.ref))
 
 
@@ -118,8 +121,9 @@ def _effects(loaded: LoadedModel, windows: list[_Alleles], batch_size: int) -> n
     whole = [n for n in range(len(windows)) if n not in marginal]
     if whole:
         letters = [allele.decode("latin-1") for n in whole for allele in (windows[n].alt, windows[n].ref)]
-        alt, ref = score(loaded, letters, batch_size=batch_size).log_likelihood.reshape(-1, 2).T
-        effects[whole] = alt - ref
+        scores = score(loaded, letters, batch_size=batch_size)
+        (alt, ref), (num_alt, num_ref) = scores.log_likelihood.reshape(-1, 2).T, scores.num_scored.reshape(-1, 2).T
+        effects[whole] = np.where((num_alt == num_ref) & (num_ref > 0), alt - ref, np.nan)
     return effects
 
 

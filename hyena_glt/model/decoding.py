@@ -32,6 +32,7 @@ class Decoder:
     model takes.
     """
 
+    @torch.inference_mode()
     def __init__(self, model: LanguageModel, capacity: int) -> None:
         if not model.causal:
             raise ValueError("a bidirectional model reads whole sequences; only a causal one goes token by token")
@@ -116,7 +117,7 @@ class _Taps:
     def read(self, z: Tensor) -> Tensor:
         K = self._taps.shape[-1]
         if self._last is None:
-            self._last = F.pad(z, (K - 1, 0))[..., z.shape[-1] :]
+            self._last = F.pad(z, (K - 1, 0))[..., z.shape[-1] :].clone()  # a view would keep the whole prompt
             return self._conv(z)
         window = torch.cat([self._last, z], -1)
         self._last = window[..., 1:]

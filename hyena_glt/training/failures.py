@@ -66,4 +66,5 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(current))
         yield current
         queue += [current.__cause__, getattr(current, "cause", None), getattr(current, "controller_failure", None)]
-        queue += list((getattr(current, "worker_failures", None) or {}).values())
+        failures = getattr(current, "worker_failures", None) or {}
+        queue += [failures[rank] for rank in sorted(failures, reverse=True)]  # rank 0's first: what all meet, it alone may name

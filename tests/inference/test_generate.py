@@ -103,6 +103,13 @@ def test_it_ends_before_a_stop(tmp_path):
     assert generate(loaded, [random_bases(30)], 40, temperature=1.0, stop=["ACGT" * 9]) == [whole]
 
 
+def test_a_stop_counts_behind_the_prefix_alone(tmp_path):
+    loaded = random_model(tmp_path, causal=True)
+    (whole,) = generate(loaded, [random_bases(30)], 20, prefix="ATG")
+    assert generate(loaded, [random_bases(30)], 20, prefix="ATG", stop=["TG" + whole[3], "AT"])[0].startswith(whole[:4])
+    assert generate(loaded, [random_bases(30)], 20, prefix="ATG", stop=[whole[3:6]]) == ["ATG"]
+
+
 def test_refusals(tmp_path):
     masked = random_model(tmp_path / "m", causal=False)
     with pytest.raises(ValueError, match="generate needs a causal model, and this one fills masks"):
@@ -115,3 +122,7 @@ def test_refusals(tmp_path):
     kmers = random_model(tmp_path / "k", causal=True, tokenization={"kind": "kmer", "kmer_size": 3, "kmer_stride": 3})
     with pytest.raises(ValueError, match="^prefix: no symbol begins with N; give the letters of bases$"):
         generate(kmers, ["ACGT"], 1, prefix="N")
+    with pytest.raises(ValueError, match="^prefix: NN has letters that no symbol has$"):
+        generate(causal, ["ACGT"], 1, prefix="NN")
+    with pytest.raises(ValueError, match="^stop: an empty sequence stops everything; leave it out$"):
+        generate(causal, ["ACGT"], 1, stop=[""])

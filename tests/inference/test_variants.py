@@ -40,7 +40,7 @@ def log_likelihoods(loaded: LoadedModel, *windows: str) -> np.ndarray:
 
 @pytest.mark.parametrize(("start", "num_ref", "alt"), [
     (500, 1, other(500)), (500, 1, LETTERS[500] + "GATTACA"), (500, 8, LETTERS[500]), (500, 3, "TTTTT"),
-    (3, 1, other(3)), (0, 2, LETTERS[0]), (998, 1, other(998)), (995, 5, "A"), (990, 1, LETTERS[990] + "CCCC"),
+    (3, 1, other(3)), (0, 2, LETTERS[0]), (998, 1, other(998)), (990, 5, "A"), (990, 1, LETTERS[990] + "CCCC"),
 ])
 @pytest.mark.parametrize("strands", [1, 2])
 def test_a_causal_model_compares_windows_of_the_same_length(tmp_path: Path, start: int, num_ref: int, alt: str, strands: int) -> None:
@@ -108,7 +108,24 @@ def test_where_there_is_nothing_to_say(tmp_path: Path) -> None:
     assert np.isnan(effects[:5]).all() and np.isfinite(effects[5:]).all() and effects[6] == 0
 
 
-def test_ambiguous_and_soft_masked_references(tmp_path: Path) -> None:
+def test_an_allele_that_the_contigs_end_cuts_off_has_no_effect(tmp_path: Path) -> None:
+    loaded = random_model(tmp_path, causal=True)
+    cut = [variant(999, 1, LETTERS[999] + "GATTACA"), variant(990, 10, LETTERS[990])]
+    assert np.isnan(variant_effects(loaded, REFERENCE, cut)).all()
+
+
+def test_an_indel_that_moves_ambiguous_letters_has_no_effect(tmp_path: Path) -> None:
+    """With them as many tokens less are scored with one allele as it is longer."""
+    loaded = random_model(tmp_path, causal=True)
+    end = 500 - (CONTEXT - 15) // 2 + CONTEXT
+    near = np.frombuffer((LETTERS[: end - 20] + "N" * 40 + LETTERS[end + 20 :]).encode(), np.uint8)
+    insertion, substitution = variant(500, 1, LETTERS[500] + "GATTACAGATTACA"), variant(500, 1, other(500))
+    moved, same = variant_effects(loaded, near, [insertion, substitution])
+    assert np.isnan(moved) and np.isfinite(same)
+    assert np.isfinite(variant_effects(loaded, REFERENCE, [insertion])).all()
+
+
+def test_a_soft_masked_reference_is_the_same(tmp_path: Path) -> None:
     loaded = random_model(tmp_path, causal=False)
     lower = np.frombuffer(LETTERS.lower().encode(), np.uint8)
     one = [variant(500, 1, other(500))]

@@ -188,7 +188,7 @@ def test_a_disk_without_room_for_the_first_file_is_one_sentence(folder: Path) ->
 def test_workers_of_the_run_that_failed_may_still_end_while_the_next_one_begins(tmp_path: Path) -> None:
     """They remove what they were writing, as the next run does."""
     scratch, ended = tmp_path / SCRATCH, threading.Event()
-    scratch.mkdir()
+    claim(tmp_path, tmp_path, {"width": 8})  # without which the next one removes the whole folder
 
     def fail_again_and_again() -> None:
         while not ended.is_set():
@@ -202,6 +202,7 @@ def test_workers_of_the_run_that_failed_may_still_end_while_the_next_one_begins(
     try:
         for _ in range(200):
             assert claim(tmp_path, tmp_path, {"width": 8}) is None
+        assert worker.is_alive()
     finally:
         ended.set()
         worker.join()

@@ -308,6 +308,8 @@ def test_a_cluster_is_asked_for_as_many_trials_as_it_may_grow_to(monkeypatch: py
     given = ["tune.max_concurrent=16", "cluster.address=10.0.0.1:6379"]
     assert module._concurrency(load_config(None, given), 1, use_gpu=True) == 16
     assert module._concurrency(load_config(None, given[:1]), 1, use_gpu=True) == 1, "this machine does not grow"
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": 8.0})
+    assert module._concurrency(load_config(None, given), 1, use_gpu=True) == 8, "trials beyond what fits would wait in vain"
 
 
 def test_workers_of_one_run_do_not_share_a_gpu_under_nccl() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -80,7 +82,7 @@ def test_what_was_killed_goes_on_and_is_the_same(
     Command(words, tmp_path).kill_when(lambda: any(parts.glob("[0-9]*.parquet")))
     kept = {path: path.stat().st_ino for path in parts.glob("[0-9]*.parquet")}
     assert kept and not (output / "effects.parquet").exists()
-    monkeypatch.setattr(module.shutil, "rmtree", lambda _: None)  # the parts stay, so that they can be looked at
+    monkeypatch.setattr(module, "shutil", SimpleNamespace(rmtree=lambda _: None))  # the parts stay, so that they can be looked at
     result = variants(str(loaded.path), vcf=str(VCF), reference=str(REFERENCE), output_dir=str(output))
     assert all(path.stat().st_ino == inode for path, inode in kept.items()), "what was written was written again"
     first, before = scored
@@ -99,6 +101,22 @@ def test_a_finished_folder_gives_its_result_and_no_other(scored: tuple[Path, dic
     (tmp_path / "mine/notes.txt").touch()
     with pytest.raises(ConfigError, match="is not empty; name a new folder$"):
         variants(str(loaded.path), vcf=str(VCF), reference=str(REFERENCE), output_dir=str(tmp_path / "mine"))
+
+
+def test_no_contig_lines_a_telomere_and_an_earlier_score(scored: tuple[Path, dict], loaded: LoadedModel, tmp_path: Path) -> None:
+    """The numbers stay with their alleles."""
+    first, _ = scored
+    lines = gzip.decompress((first / "effects.vcf.gz").read_bytes()).decode().splitlines()
+    head = [line for line in lines if line.startswith("#") and not line.startswith("##contig")]
+    sites = [line for line in lines if not line.startswith("#")][:20]
+    telomere = sites[0].split("\t")
+    telomere[1], telomere[3] = "0", "N"
+    (tmp_path / "bare.vcf").write_text("\n".join([*head, "\t".join(telomere), *sites]) + "\n")
+    variants(str(loaded.path), vcf=str(tmp_path / "bare.vcf"), reference=str(REFERENCE), output_dir=str(tmp_path / "out"))
+    with pysam.VariantFile(str(first / "effects.vcf.gz")) as before, pysam.VariantFile(str(tmp_path / "out/effects.vcf.gz")) as after:
+        next(after)
+        wanted, found = ([x for record in some for x in record.info["HYENA_LLR"]] for some in (islice(before, len(sites)), after))
+        np.testing.assert_allclose(np.array(found, float), np.array(wanted, float), rtol=1e-4, atol=1e-5)
 
 
 def test_a_reference_that_does_not_fit(loaded: LoadedModel, tmp_path: Path) -> None:

@@ -104,13 +104,28 @@ def annotate(path: Path, copy: Path, field: str, description: str, values: Mappi
     values: contig -> the numbers of its alleles in the file's order; NaN is written as missing.
     """
     with _opened(path) as reader:
-        reader.header.info.add(field, "A", "Float", description)
-        with pysam.VariantFile(str(copy), "wz", header=reader.header) as writer:
-            for record in reader:
-                found = [next(values[record.contig]) for _ in record.alts or ()]
-                if found:
-                    record.info[field] = tuple(None if math.isnan(value) else value for value in found)
-                writer.write(record)
+        for _ in reader:  # htslib adds to the header what the file uses and does not declare, such as contigs
+            pass
+        if field not in reader.header.info:
+            reader.header.info.add(field, "A", "Float", description)
+        header = str(reader.header)
+    with _opened(path) as reader, pysam.BGZFile(str(copy), "wb") as writer:
+        writer.write(header.encode())
+        for record in reader:
+            is_read = record.start + len(record.ref) > 0  # not a telomere's, at position 0, which `read_sites` leaves out
+            found = [next(values[record.contig]) for _ in (record.alts or () if is_read else ())]
+            writer.write((_with_info(str(record), field, found) if found else str(record)).encode())
+
+
+def _with_info(line: str, field: str, values: Sequence[float]) -> str:
+    """A record with INFO `field`, in the place of that which it had.
+
+    As text, because htslib ends the process where a record that uses what its file does not declare is to be written.
+    """
+    columns = line.rstrip("\n").split("\t")
+    kept = [item for item in columns[7].split(";") if item != "." and item.partition("=")[0] != field]
+    mine = f"{field}={','.join('.' if math.isnan(value) else f'{value:g}' for value in values)}"
+    return "\t".join([*columns[:7], ";".join([*kept, mine]), *columns[8:]]) + "\n"
 
 
 def _subset(path: Path, reader: pysam.VariantFile, samples: Sequence[str]) -> list[int]:
