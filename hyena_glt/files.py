@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from tempfile import gettempdir
+from typing import TypeVar
 
 from .errors import StorageError
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 LEADS_OUT = r"^/|(^|/)\.\.(/|$)"
 """Names in a list of files that mean a place outside the folder of the list: absolute ones, and those with a step up."""
 SCRATCH_PREFIX = "hyena-glt-scratch-"
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+"""Between two attempts at what a storage refuses; each pause is twice the one before."""
 SETTLED_S = 60.0
 """After so long a scratch folder that is not locked is nobody's."""
 
@@ -51,7 +59,7 @@ def appearing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: object) -> Iterator[None]:
     """A StorageError for an OSError inside: which file it was, that which the system names or else `path`, and what to do."""
     try:
         yield
@@ -59,6 +67,21 @@ def naming(path: Path) -> Iterator[None]:
         reason = os.strerror(error.errno) if error.errno else f"{error}: is the disk full?"
         place = error.filename or path
         raise StorageError(f"{place}: could not be read or written ({reason}); when that is cured, the same command goes on") from error
+
+
+def insist(act: Callable[[], T], *, retry_s: float) -> T:
+    """Do it, again and again while the storage refuses and time is left; the StorageError of the last attempt."""
+    deadline, pause = time.monotonic() + retry_s, FIRST_PAUSE_S
+    while True:
+        try:
+            return act()
+        except StorageError as error:
+            if time.monotonic() + pause > deadline:
+                raise
+            if pause == FIRST_PAUSE_S:
+                log.warning("%s; trying again for %g s", error, retry_s)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
 def unfinished_name(path: Path) -> Path:

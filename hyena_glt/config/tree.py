@@ -258,13 +258,15 @@ class DataConfig:
     """Tokens a row; longer rows are cut into rows, losing nothing; default: the data's own width."""
     shuffle_row_groups: int = 16
     """Row groups that are shuffled together."""
+    read_retry_s: float = 600.0
+    """Seconds for which rows that the storage does not give are asked for again, while training waits."""
 
     def __post_init__(self) -> None:
         paths = len(self.train_path) if isinstance(self.train_path, tuple) else 1
         weights = self.mixture_weights
         require(
             *at_least(2, self, "sequence_length"), *at_least(1, self, "shuffle_row_groups"),
-            *at_least(0, self, "max_shift"), *above_zero(self, "mixture_temperature"), *share(self, "reverse_complement"),
+            *at_least(0, self, "max_shift", "read_retry_s"), *above_zero(self, "mixture_temperature"), *share(self, "reverse_complement"),
             (
                 not weights or len(weights) == paths,
                 f"mixture_weights needs one number for each of the {paths} train_path, got {len(weights)}",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import DataError
+from ..files import insist
 from ..tokenizers import Tokenizer, load_tokenizer
 from ..tokenizers.base import CLS, PAD, SEP
 from .manifest import Manifest, locate_split, read_manifest
@@ -54,6 +55,8 @@ class Rows:
     sequence_length: int | None
     cached_row_groups: int
     """Row groups kept in memory, about 1 MiB of ids each."""
+    retry_s: float = 0.0
+    """How long what the storage does not give is asked for again."""
     _starts: tuple[np.ndarray, np.ndarray] | None = None
     """Of row groups and shards, once a row is read or the order of rows is drawn."""
     _found: set[int] = field(default_factory=set)
@@ -154,18 +157,24 @@ class Rows:
         if (column, number) in self._cache:
             self._cache.move_to_end((column, number))
             return self._cache[column, number]
-        group, packing = self.row_group(number), self.manifest.row_format.packings[column]
-        values = cut_rows(read_row_group(group.path, group.index, group.num_rows, column, packing), self.piece_length)
+        values = insist(lambda: self._read_group(column, number), retry_s=self.retry_s)
         self._cache[column, number] = values
         if len(self._cache) > self.cached_row_groups * (1 + self.weighted):
             self._cache.popitem(last=False)
         return values
 
+    def _read_group(self, column: str, number: int) -> np.ndarray:
+        group, packing = self.row_group(number), self.manifest.row_format.packings[column]
+        return cut_rows(read_row_group(group.path, group.index, group.num_rows, column, packing), self.piece_length)
 
-def open_rows(path: str, split: str, sequence_length: int | None = None, *, cached_row_groups: int = 2) -> Rows:
+
+def open_rows(
+    path: str, split: str, sequence_length: int | None = None, *, cached_row_groups: int = 2, retry_s: float = 0.0
+) -> Rows:
     """The rows of `split` below a preprocessing output, or of the split folder that `path` names.
 
-    Rows read in order need few row groups in memory; shuffled ones need as many as are shuffled together.
+    Rows read in order need few row groups in memory; shuffled ones need as many as are shuffled together. `retry_s` is how long a read
+    waits for a storage that is away.
 
     Raises DataError where the folder, its manifest or the index of its shards is missing or damaged. A shard is looked for when one of
     its rows is read; without an index (`readers.with_row_groups`) all are, when the first is.
@@ -174,7 +183,7 @@ def open_rows(path: str, split: str, sequence_length: int | None = None, *, cach
     manifest = read_manifest(folder)
     if split not in manifest.splits:
         raise DataError(f"{folder} has no split {split!r}, only {', '.join(sorted(manifest.splits))}")
-    return Rows(folder, split, manifest, load_tokenizer(manifest.tokenizer), sequence_length, cached_row_groups)
+    return Rows(folder, split, manifest, load_tokenizer(manifest.tokenizer), sequence_length, cached_row_groups, retry_s)
 
 
 def cut_rows(values: np.ndarray, length: int) -> np.ndarray:

@@ -92,6 +92,8 @@ def _open(path: Location) -> Iterator[h5py.File]:
     try:
         opened = h5.File(path if isinstance(path, Path) else open_file(path), "r")
     except OSError as error:
+        if error.errno:  # the system's, of a file that may be whole
+            raise
         raise DataError(f"{path} is not a readable HDF5 file ({first_line(error)}); preprocess again into a new folder") from error
     with opened as file:
         found = file.attrs.get("format"), file.attrs.get("format_version")

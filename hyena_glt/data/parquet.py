@@ -82,7 +82,10 @@ def _open(path: Location) -> pq.ParquetFile:
 
 
 def _opened(path: Location) -> pq.ParquetFile:
+    """DataError for what is not Parquet; OSError, with its number, where the system cannot read it."""
     try:
         return open_plain(path if isinstance(path, Path) else open_file(path))
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # the system's, of a file that may be whole
+            raise
         raise DataError(f"{path} is not a readable Parquet file ({first_line(error)}); preprocess again into a new folder") from error

@@ -21,18 +21,20 @@ from ..errors import DataError, StorageError
 from . import hdf5, parquet
 from .row_format import Packing
 from .shard_index import Shard, Shards
-from .storage import Location, Url, first_line, size
+from .storage import Location, Url, first_line, is_folder, size
 
 REQUESTS = 16
 """Shards of an object store that are opened at once: each waits for the network a few times."""
 
 
 def find_shard(folder: Location, shard: Shard) -> Location:
-    """Where a shard lies that has the manifest's size; DataError if it is missing or cut short."""
+    """Where a shard lies that has the manifest's size; DataError if it is missing or cut short, StorageError if the whole folder is."""
     path = folder / shard.path
     if isinstance(path, Url):
         parquet.forget(path)
     found = size(path)
+    if found is None and not is_folder(folder):
+        raise StorageError(f"{folder}: is not there; when its storage is back, the same command goes on")
     if found != shard.size:
         raise DataError(
             f"{path}: {'missing' if found is None else f'{found:,} bytes'}, the manifest has {shard.size:,} bytes; "

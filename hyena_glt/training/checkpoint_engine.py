@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
 
-from .snapshot import on_host
+from .snapshot import HostMemory
 
 
 class Snapshots(CheckpointEngine):
     """Keeps a copy of each state that DeepSpeed would write, for somebody else to write later."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: HostMemory) -> None:
         super().__init__()
+        self.host = host
         self.states: dict[str, Any] = {}
         """Path -> state, since the last `create`."""
 
@@ -27,7 +28,8 @@ class Snapshots(CheckpointEngine):
 
     def save(self, state_dict: Any, path: str) -> None:
         """Keep a copy of one file's state."""
-        self.states[path] = on_host(state_dict)
+        self.states[path] = self.host.copy(state_dict)
+        self.host.wait()
 
     def load(self, path: str, map_location: Any = None) -> Any:
         """Read one file; only plain data, and the types that are allowed by name."""
@@ -38,5 +40,5 @@ class Snapshots(CheckpointEngine):
         return True
 
     def preserves_storage_sharing(self) -> bool:
-        """`on_host` gives each tensor a storage of its own, so DeepSpeed need not."""
+        """`HostMemory` gives each tensor a storage of its own, so DeepSpeed need not."""
         return False

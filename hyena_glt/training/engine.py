@@ -25,9 +25,10 @@ from ..errors import CheckpointError
 from ..files import naming
 from ..model.block import set_dropout
 from .checkpoint import OPTIMIZER_FOLDER, facts_of
+from .guard import is_guarded
 from .optim import build_optimizer, parameter_groups, set_rate
 from .precision import Precision, autocast
-from .snapshot import Snapshot
+from .snapshot import HostMemory, Snapshot
 
 STATE_TAG, UNIVERSAL_TAG = "state", "universal"
 FACTS_FILE = "files.json"
@@ -101,8 +102,11 @@ class Engine:
     """Of its groups."""
     model: nn.Module
     zero_stage: int
+    _host: HostMemory
     _max_grad_norm: float | None
     """To clip to before a step at ZeRO 0; DeepSpeed clips what ZeRO shards."""
+    _guarded: bool
+    """Whether the device is waited for at each step."""
     _grad_norm: torch.Tensor | None = None
     """Of the last step at ZeRO 0, on the device."""
 
@@ -118,11 +122,17 @@ class Engine:
             self._engine.step()  # counts the micro-step
 
     def step(self) -> bool:
-        """Move the weights by what was added up; False where ZeRO 1 to 3 left that out, because it was not finite."""
+        """Move the weights by what was added up; False where that was left out, because it was not finite.
+
+        At ZeRO 0 this is looked at where the device is waited for at each step anyway.
+        """
         left_out = self._engine.skipped_steps
         if self.zero_stage == 0:  # DeepSpeed would look at the weights one by one, which takes a host five times as long
             limit = math.inf if self._max_grad_norm is None else self._max_grad_norm
             self._grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+            if self._guarded and not math.isfinite(self._grad_norm):
+                self._engine.zero_grad()
+                return False
         self._engine.step()
         return self._engine.skipped_steps == left_out
 
@@ -181,14 +191,19 @@ class Engine:
             with self._gathered([parameter for _, parameter in own]):
                 if dist.get_rank() == 0:
                     named = own + [(n, b) for n, b in module.named_buffers(recurse=False) if n not in module._non_persistent_buffers_set]
-                    state |= {f"{prefix}.{n}".lstrip("."): t.detach().to("cpu", copy=True) for n, t in named}
+                    state |= {f"{prefix}.{n}".lstrip("."): self._host.copy(t) for n, t in named}
+                self._host.wait()  # leaving this block, ZeRO 3 takes the memory of whole weights for others
         return state
 
     def _gathered(self, parameters: list[nn.Parameter]) -> Any:
         return self.deepspeed.zero.GatheredParameters(parameters, enabled=self.zero_stage == 3 and bool(parameters))
 
     def snapshot(self) -> Snapshot:
-        """Copy this rank's share of the optimizer state, and on rank 0 the weights, to the host. Every rank must call it."""
+        """Copy this rank's share of the optimizer state, and on rank 0 the weights, to the host. Every rank must call it.
+
+        It takes the memory of the snapshot before, which must have been written.
+        """
+        self._host.reuse()
         with TemporaryDirectory() as folder:  # for what DeepSpeed writes beside them: folders, and converters as code
             self._engine.save_checkpoint(f"{folder}/{OPTIMIZER_FOLDER}", tag=STATE_TAG, save_latest=False)
             kept, self._engine.checkpoint_engine.states = self._engine.checkpoint_engine.states, {}
@@ -234,9 +249,10 @@ def build_engine(
     if training.optimizer == "muon":
         config["zero_optimization"]["reduce_scatter"] = False  # else ZeRO 3 would orthogonalize pieces of a matrix
     engine, *_ = deepspeed.initialize(model=Autocast(model, precision, device.type), optimizer=optimizer, config=config)
-    engine.checkpoint_engine = Snapshots()
+    host = HostMemory()
+    engine.checkpoint_engine = Snapshots(host)
     factors = [group.rate_factor for group in groups]
-    return Engine(deepspeed, engine, optimizer, factors, model, hardware.zero_stage, training.max_grad_norm)
+    return Engine(deepspeed, engine, optimizer, factors, model, hardware.zero_stage, host, training.max_grad_norm, is_guarded(training))
 
 
 def make_universal(folder: Path, device_type: str) -> None:
@@ -262,7 +278,10 @@ def make_universal(folder: Path, device_type: str) -> None:
         keep_temp_folder=False, strict=True, inject_missing_state=True,
     )
     with naming(final), redirect_stdout(io.StringIO()):
-        ds_to_universal.main(options)
+        try:
+            ds_to_universal.main(options)
+        except RuntimeError as error:  # torch's, where it cannot write
+            raise OSError(str(error)) from error
         facts = {path.relative_to(partial).as_posix(): facts_of(path) for path in sorted(partial.rglob("*")) if path.is_file()}
         (partial / FACTS_FILE).write_text(json.dumps(facts))
         partial.rename(final)

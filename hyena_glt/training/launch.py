@@ -154,7 +154,7 @@ def _fit_once(
     resources = {"CPU": float(cfg.cluster.cpus_per_worker)} | ({"GPU": cfg.cluster.gpus_per_worker} if use_gpu else {})
     workers = largest_with_room(sizes, resources, ray.cluster_resources())
     await_gang(Gang(workers, resources, GANG_SETTINGS), timeout_s=cfg.cluster.start_timeout_s)
-    storage, token = run / RAY_FOLDER, orders.start()
+    storage, token = run / RAY_FOLDER, orders.start(retry_s=cfg.logging.save_retry_s)
     trainer = TorchTrainer(
         _train_on_worker,
         train_loop_config={"config": config_to_dict(cfg), "run": str(run), "token": token, "probe_steps": probe_steps},

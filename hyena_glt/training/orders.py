@@ -6,6 +6,7 @@ One small file in the run folder carries it, which also names the start that the
 
 from __future__ import annotations
 
+import platform
 import secrets
 import threading
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from ..data.storage import Location, read_bytes, write_bytes
 from ..errors import ClusterError, StorageError
+from ..files import insist, naming
 
 OWNER_FILE = ".owner"
 STOP, GROW, AFTER = "stop", "grow", "after "
@@ -34,11 +36,14 @@ class Orders:
         self._token = ""
         self._lock = threading.Lock()
 
-    def start(self) -> str:
-        """A new start of the run takes the folder over, under the orders given so far; returns its token."""
-        with self._lock:
-            self._write(secrets.token_hex(8), self._order)
-            return self._token
+    def start(self, *, retry_s: float = 0.0) -> str:
+        """A new start of the run takes the folder over, under the orders given so far; returns its token.
+
+        What the storage refuses is tried again for `retry_s`.
+        """
+        token = secrets.token_hex(8)
+        insist(lambda: self._take_over(token), retry_s=retry_s)
+        return token
 
     def after(self, step: int) -> None:
         """Let the run go on to the first validation behind `step`, and wait there."""
@@ -65,11 +70,15 @@ class Orders:
         """Whether the folder still belongs to the last start."""
         return read_order(self._run)[0] == self._token
 
+    def _take_over(self, token: str) -> None:
+        with self._lock, naming(self._run / OWNER_FILE):
+            self._write(token, self._order)
+
     def _write(self, token: str, order: str) -> None:
         if self._token:
-            require_owner(self._run, self._token)
-        self._token = token
+            require_owner(self._run, self._token, token)  # what seemed to fail may have been written
         write_bytes(self._run / OWNER_FILE, f"{token} {order}".strip().encode())
+        self._token = token
 
 
 def read_order(run: Location) -> tuple[str, str]:
@@ -78,11 +87,22 @@ def read_order(run: Location) -> tuple[str, str]:
     return token, order
 
 
-def require_owner(run: Location, token: str) -> None:
+def require_owner(run: Location, *tokens: str) -> None:
     """ClusterError where the run folder belongs to another start; what a moment later takes it over is not seen, as nothing is locked."""
     with suppress(FileNotFoundError):
-        if read_order(run)[0] != token:
+        if read_order(run)[0] not in tokens:
             raise taken_over(run)
+
+
+def require_visible(run: Location) -> None:
+    """StorageError where a worker does not find the folder that its driver has written to."""
+    try:
+        read_order(run)
+    except FileNotFoundError:
+        raise StorageError(
+            f"{run}: not to be seen on the node {platform.node()}, whose storage is away, or is not the driver's; mount it on every node, "
+            f"and run the same command again"
+        ) from None
 
 
 def taken_over(run: Location) -> ClusterError:

@@ -42,6 +42,7 @@ from .desk import Desk
 from .engine import Engine, build_engine, make_universal
 from .feed import Course, Feed
 from .metrics import CONTINUED, Meter, Report, RunLog
+from .orders import require_visible
 from .plan import Plan, plan_run
 from .precision import choose_precision, initial_loss_scale
 from .saver import Saver
@@ -142,7 +143,7 @@ def find_checkpoint(worker: Worker, warnings: list[str]) -> Iterator[Path | None
     """
     before, passed_over = math.inf, list[str]()
     while True:
-        chosen = newest_whole(worker.run, passed_over, before=before) if worker.leads else None
+        chosen = _newest_whole(worker, passed_over, before) if worker.leads else None
         step = int(worker.sum(step_of(chosen) if chosen else -1 - bool(passed_over) if worker.leads else 0))
         if step == -2:
             raise none_whole(worker.run, passed_over)
@@ -159,6 +160,14 @@ def find_checkpoint(worker: Worker, warnings: list[str]) -> Iterator[Path | None
                 problem = damage(here) or f"{folder}: the copy on another node is not as it was written"
                 passed_over.append(f"{PASSED_OVER}: {problem.replace(str(here), str(folder))}")
         before = step
+
+
+def _newest_whole(worker: Worker, passed_over: list[str], before: float) -> Location | None:
+    """On rank 0; StorageError where the run folder is not to be seen, which is not a run without checkpoints."""
+    chosen = newest_whole(worker.run, passed_over, before=before)
+    if chosen is None:
+        require_visible(worker.run)
+    return chosen
 
 
 def _damage_of_part(worker: Worker, here: Path) -> str | None:

@@ -18,14 +18,13 @@ from typing import Protocol, TypeVar
 
 from ..data.storage import Location, Url, first_line, remove_file, upload
 from ..errors import StorageError
-from ..files import atomic_write, scratch_folder
+from ..files import FIRST_PAUSE_S, LONGEST_PAUSE_S, atomic_write, scratch_folder
 from .checkpoint import CHECKPOINTS, COMMIT_FILE, CheckpointInfo
 from .commit import commit, list_part, listed_parts, point, prune, staging_folder
 from .metrics import Report
 from .orders import read_order
 
 POLL_S, STORE_POLL_S = 0.02, 1.0
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 
 T = TypeVar("T")
 

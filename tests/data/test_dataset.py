@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from hyena_glt.data.dataset import add_specials, cut_rows, open_rows
 from hyena_glt.data.manifest import canonical_json, read_manifest, write_manifest
 from hyena_glt.data.shard_index import Shards
 from hyena_glt.data.verify import verify
-from hyena_glt.errors import DataError
+from hyena_glt.errors import DataError, StorageError
 from tests.data.small_folder import random_letters, write_folder
 
 RECORDS = {"one": random_letters(333, 1, b"ACGTN"), "two": random_letters(57, 2), "val1": random_letters(41, 3)}
@@ -258,3 +259,24 @@ def test_no_flipped_byte_among_the_ids_gives_other_ids(tmp_path, compress):
     with pytest.raises(DataError, match="row group 0: damaged .could not verify page integrity, CRC checksum verification failed"):
         rows.read(np.array([3]))
     assert (rows.read(np.array([5])) == padded(stored_rows(folder, "train"), MAX_LENGTH)[5]).all(), "other row groups are whole"
+
+
+@pytest.mark.parametrize("already", [0, 1], ids=["no row read before", "one row read before"])
+def test_a_storage_that_goes_away_is_waited_for(folder: Path, caplog: pytest.LogCaptureFixture, already: int) -> None:
+    rows, wanted = open_rows(str(folder), "train", cached_row_groups=1, retry_s=30), stored_rows(folder, "train")
+    if already:
+        rows.read(np.arange(already))
+    folder.rename(folder.with_name("away"))
+    threading.Timer(1.5, folder.with_name("away").rename, [folder]).start()
+    np.testing.assert_array_equal(rows.read(np.arange(len(wanted))), padded(wanted, MAX_LENGTH))
+    assert [record.getMessage().partition(";")[2] for record in caplog.records] == [
+        " when its storage is back, the same command goes on; trying again for 30 s" if not already else
+        " when that is cured, the same command goes on; trying again for 30 s"
+    ]
+
+
+def test_a_storage_that_stays_away_is_named(folder: Path) -> None:
+    rows = open_rows(str(folder), "train", retry_s=0.5)
+    folder.rename(folder.with_name("away"))
+    with pytest.raises(StorageError, match=f"^{folder}: is not there; when its storage is back, the same command goes on$"):
+        rows.read(np.arange(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -34,18 +35,23 @@ ENVIRONMENT = {
 }
 
 
-def settings(data: Path, steps: int, *more: str) -> list[str]:
-    """Of the run, without its folder, the last of each name; a step takes some hundredths of a second."""
+def settings(steps: int, *more: str) -> list[str]:
+    """Of the run, without the places of run and data, the last of each name; a step takes some hundredths of a second."""
     given = [
         "model.hidden_size=32", "model.num_layers=4", "model.mixers=[se,mr,li,attention]", "model.num_attention_heads=2",
         "model.max_position_embeddings=128", "model.dropout=0.1", "tasks.causal_lm.weight=1", f"training.max_steps={steps}",
         "training.batch_size=4", "training.learning_rate=3e-3", "training.warmup_steps=20", "training.eval_max_rows=16",
         "logging.log_interval=5", f"logging.eval_interval={10 * SAVE_INTERVAL}", f"logging.save_interval={SAVE_INTERVAL}",
-        "logging.keep_checkpoints=3", "logging.use_tensorboard=false", "logging.save_retry_s=60", f"data.train_path={data}",
-        f"data.val_path={data}", "hardware.precision=fp32", "hardware.zero_stage=1", f"cluster.train_workers={WORKERS}",
+        "logging.keep_checkpoints=3", "logging.use_tensorboard=false", "logging.save_retry_s=60", "data.read_retry_s=60",
+        "data.shuffle_row_groups=1", "hardware.precision=fp32", "hardware.zero_stage=1", f"cluster.train_workers={WORKERS}",
         "cluster.start_timeout_s=240", "cluster.collective_timeout_s=20", *more,
     ]
     return list({setting.partition("=")[0]: setting for setting in given}.values())
+
+
+def on(data: Path) -> list[str]:
+    """The settings that name the data."""
+    return [f"data.train_path={data}", f"data.val_path={data}"]
 
 
 @dataclass(slots=True)
@@ -53,7 +59,9 @@ class Campaign:
     """The cluster: machine 1 is the head, without a worker; each other one has room for one."""
 
     folder: Path
-    """For logs, and the shared disk, on which the run lies."""
+    """For logs, and the shared disk, on which run and data lie."""
+    data: Path
+    """What is copied there."""
     settings: list[str]
     rng: Random
     switch: Switch | Loopback
@@ -69,6 +77,7 @@ class Campaign:
         self._mounted.mkdir(parents=True)
         if self.has_own_disk:  # before there are machines, which are to see it
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(self._mounted)], check=True)
+        shutil.copytree(self.data, self._mounted / "data")
         self.give_back_storage()
         try:
             self.put_right()
@@ -173,7 +182,7 @@ class Campaign:
         self.machines = {number: other for number, other in self.machines.items() if other is not machine}
 
     def _start_command(self) -> None:
-        places = [f"training.output_dir={self.run}", f"cluster.address={self.address}"]
+        places = [f"training.output_dir={self.run}", f"cluster.address={self.address}", *on(self.disk / "data")]
         words = ["pretrain", *self.settings, *places]
         with (self.folder / "command.log").open("ab") as log:
             self._command = self.head.popen(

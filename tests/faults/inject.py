@@ -110,9 +110,10 @@ def damage_a_shard(campaign: Campaign) -> str:
 
 def poison_a_gradient(campaign: Campaign) -> str:
     """One gradient is not a number; the run stops with a sentence, and its user gives the command again."""
-    count = campaign.said.count("the gradient is not finite at step")
+    sentence = "; nothing of it was saved"  # on the gradient; at ZeRO 0 on the next loss
+    count = campaign.said.count(sentence)
     campaign.poison.touch()
-    campaign.wait_until_said("the gradient is not finite at step", NOTICE_S, count=count + 1)
+    campaign.wait_until_said(sentence, NOTICE_S, count=count + 1)
     assert campaign.command.wait(60) == 1
     return ""
 

@@ -3,10 +3,10 @@
     python -m tests.faults.run [--faults 11] [--campaigns 1] [--at-once 1] [--seed 0] [--only kill_a_worker] [--log FILE]
 
 The faults are shared out to campaigns, each a training run under a seed of its own: the first under that of --seed. Two cores carry one
-at a time. In a campaign each kind of fault comes once before any comes again. Every fault must leave a run that goes on from its last
-checkpoint by itself or, where the command or the head was lost or the run stopped with a sentence, by the same command; the last weights
-must be equal bit for bit. Each node is a machine of namespaces where this runs as root on Linux; elsewhere they stand side by side on
-loopback, and the faults that need a network or disk of their own are left out.
+at a time. A campaign's seed modulo 4 is its ZeRO stage. In a campaign each kind of fault comes once before any comes again. Every fault
+must leave a run that goes on from its last checkpoint by itself or, where the command or the head was lost or the run stopped with a
+sentence, by the same command; the last weights must be equal bit for bit. Each node is a machine of namespaces where this runs as root
+on Linux; elsewhere they stand side by side on loopback, and the faults that need a network or disk of their own are left out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from random import Random
 
 from hyena_glt.training.checkpoint import WEIGHTS_FILE, resolve_checkpoint
 from tests.cluster.machines import Switch, why_none
-from tests.faults.campaign import SAVE_INTERVAL, STEPS_PER_FAULT, WORKERS, Campaign, settings
+from tests.faults.campaign import SAVE_INTERVAL, STEPS_PER_FAULT, WORKERS, Campaign, on, settings
 from tests.faults.inject import FAULTS, NEED_MACHINES, TRAINED_ON
 from tests.faults.loopback import Loopback
 from tests.tiny_run import write_lambda_data
@@ -98,10 +98,10 @@ def report(faults: int, seed: int, only: list[str] | None) -> tuple[bool, list[s
 def run_campaign(folder: Path, *, faults: int, seed: int, only: list[str] | None = None) -> list[Outcome]:
     """What each fault cost; AssertionError where one was lost, or the last weights are not those of a run without faults."""
     data, rng = write_lambda_data(folder / "data", {"kind": "char"}, max_length=128), Random(seed)
-    given = settings(data, STEPS_PER_FAULT * (faults + 1))
-    wanted = _weights(undisturbed(folder / "undisturbed", given))
+    given = settings(STEPS_PER_FAULT * (faults + 1), f"hardware.zero_stage={seed % 4}")
+    wanted = _weights(undisturbed(folder / "undisturbed", [*given, *on(data)]))
     names = [name for name in only or FAULTS if why_none() is None or name not in NEED_MACHINES]
-    with make_switch(folder) as switch, Campaign(folder / "cluster", given, rng, switch) as campaign:
+    with make_switch(folder) as switch, Campaign(folder / "cluster", data, given, rng, switch) as campaign:
         campaign.wait_for_checkpoint(after=0)
         outcomes = []
         for name in _order(faults, rng, names):

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from tests.faults.campaign import Campaign, settings
+from tests.faults.campaign import Campaign, on, settings
 from tests.faults.run import make_switch, undisturbed
 from tests.tiny_run import write_lambda_data
 from tests.training.in_process import losses
@@ -22,12 +22,12 @@ CLOSE = 1e-5
 def test_workers_go_and_come_with_the_nodes(tmp_path: Path) -> None:
     data = write_lambda_data(tmp_path / "data", {"kind": "char"}, max_length=128)
     given = settings(
-        data, STEPS, "model.dropout=0", "training.learning_rate=1e-3",  # rounding grows slowly
+        STEPS, "model.dropout=0", "training.learning_rate=1e-3",  # rounding grows slowly
         "logging.log_interval=1",
     )
-    whole = undisturbed(tmp_path / "whole", given)
+    whole = undisturbed(tmp_path / "whole", [*given, *on(data)])
     ranged = [setting for setting in given if "train_workers" not in setting] + ["cluster.train_workers=[1,2]", "cluster.grow_interval_s=1"]
-    with make_switch(tmp_path) as switch, Campaign(tmp_path / "cluster", ranged, Random(0), switch) as campaign:
+    with make_switch(tmp_path) as switch, Campaign(tmp_path / "cluster", data, ranged, Random(0), switch) as campaign:
         campaign.wait_for_checkpoint(after=0)
         campaign.switch_off(campaign.nodes[0])
         campaign.wait_for_start(1)

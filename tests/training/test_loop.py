@@ -16,11 +16,11 @@ from hyena_glt.config import load_config, only_task
 from hyena_glt.data.batches import EvaluationBatches, Request, TrainingBatches
 from hyena_glt.data.dataset import open_rows
 from hyena_glt.data.mixture import open_training
-from hyena_glt.errors import CheckpointError, ClusterError
+from hyena_glt.errors import CheckpointError, ClusterError, StorageError
 from hyena_glt.inference import load_model
 from hyena_glt.objectives import IGNORE, CausalLM, build_objective
 from hyena_glt.training import loop
-from hyena_glt.training.checkpoint import COMMIT_FILE, OPTIMIZER_FOLDER, WEIGHTS_FILE, read_info, resolve_checkpoint
+from hyena_glt.training.checkpoint import COMMIT_FILE, CONFIG_FILE, OPTIMIZER_FOLDER, WEIGHTS_FILE, read_info, resolve_checkpoint
 from hyena_glt.training.metrics import METRICS_FILE, read_reports
 from hyena_glt.training.orders import OWNER_FILE, STOP
 from hyena_glt.training.prepare import initial_model
@@ -296,3 +296,12 @@ def test_each_save_is_reported_with_the_time_that_training_stood_still(data: Pat
     assert [report["step"] for report in reports if report["kind"] == "save"] == [3, 6]
     stalled = {report["step"]: report["save_stalled_s"] for report in reports if report["kind"] == "train"}
     assert [step for step, seconds in stalled.items() if seconds] == [4], "that of step 3; no line follows that of step 6"
+
+
+def test_a_run_folder_that_a_node_does_not_see_is_not_a_new_run(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "run")
+    cfg = load_config(resolve_checkpoint(tmp_path / "run") / CONFIG_FILE)
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match=f"^{tmp_path}/run: not to be seen on the node .*; mount it on every node, and run the same"):
+        loop.train(cfg, Worker(0, 1, torch.device("cpu"), tmp_path / "run", "test"))
+    assert not (tmp_path / "run").exists()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
-from hyena_glt.errors import ClusterError
+from hyena_glt.errors import ClusterError, StorageError
 from hyena_glt.training.orders import Orders, held_at, read_order
 from hyena_glt.training.worker import Worker
 
@@ -71,3 +72,19 @@ def test_a_driver_whose_run_was_taken_over_gives_no_order_and_starts_nothing(tmp
 def test_held_at() -> None:
     assert held_at("after 5", 6) and held_at("after 5", 9) and not held_at("after 5", 5)
     assert not held_at("", 5) and not held_at("stop", 5)
+
+
+def test_a_start_waits_for_a_storage_that_is_away(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    orders = Orders(run)
+    first = orders.start()
+    run.rename(tmp_path / "away")
+    threading.Timer(0.5, (tmp_path / "away").rename, [run]).start()
+    second = orders.start(retry_s=30)
+    assert read_order(run) == (second, "") and second != first
+    run.rename(tmp_path / "away")
+    with pytest.raises(StorageError, match="could not be read or written"):
+        orders.start()
+    (tmp_path / "away").rename(run)
+    assert read_order(run)[0] == second and orders.owned()

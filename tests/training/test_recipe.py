@@ -294,8 +294,17 @@ def test_a_gradient_that_is_not_finite_is_no_silent_matter(data: Path, tmp_path:
         run(data, tmp_path, f"hardware.zero_stage={stage}")
 
 
-def test_a_gradient_that_is_not_finite_can_be_skipped(data: Path, tmp_path: Path, nan_gradient: None) -> None:
-    run(data, tmp_path, "training.on_bad_step=skip")
+@pytest.mark.parametrize("save_interval", [3, 6])
+def test_at_zero_0_the_next_loss_or_save_says_it(data: Path, tmp_path: Path, nan_gradient: None, save_interval: int) -> None:
+    found = r"^the (training loss is nan at step 4|weights are no longer finite); nothing of it was saved\. Lower training"
+    with pytest.raises(ClusterError, match=found):
+        run(data, tmp_path, "hardware.zero_stage=0", f"logging.save_interval={save_interval}", "logging.eval_interval=6")
+    assert not (tmp_path / "checkpoints" / "latest").exists()
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_a_gradient_that_is_not_finite_can_be_skipped(data: Path, tmp_path: Path, nan_gradient: None, stage: int) -> None:
+    run(data, tmp_path, "training.on_bad_step=skip", f"hardware.zero_stage={stage}")
     (warning,) = reports(tmp_path, "warning")
     assert warning["message"] == "the gradient is not finite at step 3: the step was left out"
     assert reports(tmp_path, "end")[0]["step"] == 6
