@@ -5,7 +5,8 @@
 
 The small size (12 layers, 768 wide) on rows cut to 1,024 bases, AdamW, ZeRO-1, bf16, blocks compiled, a checkpoint every 100 steps;
 everywhere the same settings, data and order. Both ways take turns, each in processes of its own. Rate and standstill run from the line
-behind the first checkpoint, for which the host's memory is locked, to the last line, other checkpoints included. Rows go to ray_train.{json,md} below --out, whose notes are kept.
+behind the first checkpoint, for which the host's memory is locked, to the last line, other checkpoints included. Rows go to
+ray_train.{json,md} below --out, whose notes are kept.
 """
 
 from __future__ import annotations
@@ -136,8 +137,8 @@ def write(report: Row, out: Path) -> None:
         "|---|---|---|---|---|---|",
     ]
     text += [
-        f"| {row['way']} | {row['tokens_per_s']:,.0f} | {row['first_stalled_s']:.2f} | {row['stalled_share']:.2%} | {row['writing_s']:.1f} | "
-        f"{row['wall_s']:.0f} |"
+        f"| {row['way']} | {row['tokens_per_s']:,.0f} | {row['first_stalled_s']:.2f} | {row['stalled_share']:.2%} | "
+        f"{row['writing_s']:.1f} | {row['wall_s']:.0f} |"
         for row in rows
     ]
     medians = {way: statistics.median(found) for way in WAYS if (found := [row["tokens_per_s"] for row in rows if row["way"] == way])}
