@@ -8,9 +8,11 @@ from ray.util.metrics import Gauge
 
 GAUGES = {
     "step": "Optimizer steps done",
+    "first_step": "Optimizer steps done when this start went on; a change is a restart",
     "epoch": "Passes over the data",
     "tokens": "Tokens trained on, all workers",
     "loss": "Training loss, nats a scored token, all workers",
+    "validation_loss": "Validation loss, nats a scored token, all workers",
     "learning_rate": "Learning rate",
     "grad_norm": "Norm of the gradient before clipping",
     "tokens_per_s": "Tokens a second, all workers",
@@ -19,6 +21,8 @@ GAUGES = {
     "peer_wait_s": "Seconds a step in which this worker waited for the others to begin it",
     "straggler_gap_s": "Seconds a step by which the slowest worker's forward passes and loader exceed the fastest's",
     "save_stalled_s": "Seconds in which training stood still for checkpoints, since the last report",
+    "saved_step": "Step of the last checkpoint that is whole",
+    "writing_s": "Seconds in which it was written, behind the training",
     "gpu_memory_gb": "Peak memory of this worker's GPU",
     "gpu_utilization": "Utilisation of this worker's GPU, percent",
 }

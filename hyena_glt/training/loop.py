@@ -291,6 +291,8 @@ def _evaluate_if_due(run: Run, *, last: bool) -> str | None:
     report = _position(run, "eval") | figures
     run.write(report)
     run.worker.report(report)
+    if run.worker.leads:
+        run.worker.show({"validation_loss": loss})
     run.validated = run.progress.step
     return _end_of_stage(run, stage)
 
@@ -383,6 +385,8 @@ def _position(run: Run, kind: str) -> Report:
 
 
 def _start_report(run: Run) -> None:
+    if run.worker.leads:
+        run.worker.show({"first_step": run.progress.step})
     run.write({
         **_position(run, "start"), "parameters": run.num_parameters, "world_size": run.worker.world_size, "precision": run.precision,
         **device_facts(run.worker.device), "zero_stage": run.cfg.hardware.zero_stage,

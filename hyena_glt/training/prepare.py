@@ -89,6 +89,8 @@ class Run:
         """What has become of the checkpoints since the last call."""
         for report in self.saver.take_reports():
             self.write(report)
+            if report["kind"] == "save":
+                self.worker.show({"saved_step": report["step"], "writing_s": report["writing_s"]})
 
     def replan(self) -> Plan:
         """The plan with what plateaus have moved so far."""

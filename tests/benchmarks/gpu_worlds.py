@@ -27,7 +27,7 @@ from page import own_command, write_report  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from hyena_glt.config import config_from_dict  # noqa: E402
-from hyena_glt.training.checkpoint import CHECKPOINTS, LATEST, WEIGHTS_FILE, resolve_checkpoint, step_name  # noqa: E402
+from hyena_glt.training.checkpoint import CHECKPOINTS, CONFIG_FILE, LATEST, WEIGHTS_FILE, resolve_checkpoint, step_name  # noqa: E402
 from hyena_glt.training.metrics import METRICS_FILE, read_reports  # noqa: E402
 from pipelines.pretrain import pretrain  # noqa: E402
 
@@ -71,6 +71,7 @@ def measure(data: Path, folder: Path, stage: int, args: argparse.Namespace) -> l
     for workers in (args.before, *args.after):
         run = folder / f"{stage}_{workers}"
         shutil.copytree(whole / CHECKPOINTS / step_name(half), run / CHECKPOINTS / step_name(half))
+        shutil.copy(whole / CONFIG_FILE, run)
         found = train(data, run, stage, workers, args)
         if sorted(found) != list(range(half + 1, args.steps + 1)):
             raise SystemExit(f"ZeRO {stage}, {workers} workers: logged the steps {sorted(found)}")

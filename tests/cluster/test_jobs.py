@@ -153,7 +153,7 @@ def test_each_line_of_its_log_came_once(head: Head, stopped: Stopped) -> None:
 def test_prometheus_finds_the_figures_of_each_worker(stopped: Stopped) -> None:
     lines = [line for line in stopped.figures.splitlines() if line.startswith("ray_hyena_glt_")]
     shown = {line.partition("{")[0].removeprefix("ray_hyena_glt_") for line in lines}
-    assert {"step", "loss", "tokens_per_s", "learning_rate", "loader_wait_share"} <= shown <= set(GAUGES)
+    assert {"step", "first_step", "loss", "tokens_per_s", "learning_rate", "loader_wait_share"} <= shown <= set(GAUGES)
     assert all('run="stopped"' in line and 'rank="0"' in line for line in lines)
     assert max(float(line.split()[-1]) for line in lines if line.startswith("ray_hyena_glt_step{")) > 5
 

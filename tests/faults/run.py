@@ -102,7 +102,7 @@ def run_campaign(folder: Path, *, faults: int, seed: int, only: list[str] | None
     wanted = _weights(undisturbed(folder / "undisturbed", [*given, *on(data)]))
     names = [name for name in only or FAULTS if why_none() is None or name not in NEED_MACHINES]
     with make_switch(folder) as switch, Campaign(folder / "cluster", data, given, rng, switch) as campaign:
-        campaign.wait_for_checkpoint(after=0)
+        campaign.wait_for_checkpoint(after=SAVE_INTERVAL)  # there must be one more before that which may be damaged
         outcomes = []
         for name in _order(faults, rng, names):
             outcomes.append(strike(campaign, name))
