@@ -36,10 +36,10 @@ class Gauges:
         self._gauges = {name: Gauge(f"hyena_glt_{name}", description=text, tag_keys=("run", "rank")) for name, text in GAUGES.items()}
         for gauge in self._gauges.values():
             gauge.set_default_tags({"run": run, "rank": str(rank)})
+        self._latest: dict[str, float] = {}
 
     def show(self, report: Mapping[str, object]) -> None:
-        """Set those that the report has a number for."""
-        for name, gauge in self._gauges.items():
-            value = report.get(name)
-            if isinstance(value, int | float):
-                gauge.set(value)
+        """Set those that the report has a number for; the others again as they were, for Ray forgets what is not set again."""
+        self._latest |= {name: value for name in GAUGES if isinstance(value := report.get(name), int | float)}
+        for name, value in self._latest.items():
+            self._gauges[name].set(value)
