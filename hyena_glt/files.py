@@ -69,8 +69,10 @@ def naming(path: object) -> Iterator[None]:
         raise StorageError(f"{place}: could not be read or written ({reason}); when that is cured, the same command goes on") from error
 
 
-def insist(act: Callable[[], T], *, retry_s: float) -> T:
-    """Do it, again and again while the storage refuses and time is left; the StorageError of the last attempt."""
+def insist(
+    act: Callable[[], T], *, retry_s: float, warn: Callable[[str], None] = log.warning, wait: Callable[[float], None] = time.sleep
+) -> T:
+    """Do it, again and again while the storage refuses and time is left, with one warning; the StorageError of the last attempt."""
     deadline, pause = time.monotonic() + retry_s, FIRST_PAUSE_S
     while True:
         try:
@@ -79,8 +81,8 @@ def insist(act: Callable[[], T], *, retry_s: float) -> T:
             if time.monotonic() + pause > deadline:
                 raise
             if pause == FIRST_PAUSE_S:
-                log.warning("%s; trying again for %g s", error, retry_s)
-            time.sleep(pause)
+                warn(f"{error}; trying again for {retry_s:g} s")
+            wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
 

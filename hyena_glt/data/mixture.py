@@ -126,8 +126,9 @@ def as_paths(paths: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _open(setting: str, paths: tuple[str, ...], split: str, data: DataConfig, *, cached_row_groups: int = 2) -> dict[str, Rows]:
-    how = {"cached_row_groups": cached_row_groups, "retry_s": data.read_retry_s}
-    opened = [open_rows(path, split, data.sequence_length, **how) for path in paths]
+    opened = [
+        open_rows(path, split, data.sequence_length, cached_row_groups=cached_row_groups, retry_s=data.read_retry_s) for path in paths
+    ]
     first = opened[0]
     for rows in opened:
         if rows.tokenizer != first.tokenizer:

@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 
 from ..data.storage import Location, Url, first_line, remove_file, upload
 from ..errors import StorageError
-from ..files import FIRST_PAUSE_S, LONGEST_PAUSE_S, atomic_write, scratch_folder
+from ..files import atomic_write, insist, scratch_folder
 from .checkpoint import CHECKPOINTS, COMMIT_FILE, CheckpointInfo
 from .commit import commit, list_part, listed_parts, point, prune, staging_folder
 from .metrics import Report
@@ -143,23 +143,25 @@ class Saver:
 
     def _insist(self, step: int, act: Callable[[], T]) -> T:
         """Do it, if the run is still this start's; again and again while the storage refuses and time is left."""
-        deadline, pause = time.monotonic() + self.retry_s, FIRST_PAUSE_S
-        while True:
+
+        def attempt() -> T:
             try:
                 if read_order(self.run)[0] != self.token:
                     raise _Abandoned
                 return act()
             except (OSError, RuntimeError, StorageError) as error:  # torch raises a RuntimeError where it cannot write
-                reason = f"the checkpoint of step {step} could not be written in {self.run} ({first_line(error)})"
-                if time.monotonic() + pause > deadline:
-                    raise StorageError(
-                        f"{reason} for {self.retry_s:g} s; make room or mend the storage, and run the same command to go on from the "
-                        f"checkpoint before it"
-                    ) from error
-                if pause == FIRST_PAUSE_S:
-                    self._reports.append({"kind": "warning", "step": step, "message": f"{reason}; trying again for {self.retry_s:g} s"})
-                self._pause(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                raise StorageError(f"the checkpoint of step {step} could not be written in {self.run} ({first_line(error)})") from error
+
+        def warn(message: str) -> None:
+            self._reports.append({"kind": "warning", "step": step, "message": message})
+
+        try:
+            return insist(attempt, retry_s=self.retry_s, warn=warn, wait=self._pause)
+        except StorageError as error:
+            raise StorageError(
+                f"{error} for {self.retry_s:g} s; make room or mend the storage, and run the same command to go on from the checkpoint "
+                f"before it"
+            ) from error
 
     def _pause(self, seconds: float) -> None:
         if self._closed.wait(seconds):

@@ -1,6 +1,7 @@
 """A checkpoint of every ZeRO stage goes on with other numbers of GPUs: how far losses and weights are from those of the undisturbed run.
 
-    hyena-glt preprocess --input GENOME --output DATA preprocessing.max_length=32768 tokenization.kind=char
+    hyena-glt preprocess --input GENOME --output DATA preprocessing.max_length=32768 tokenization.kind=char \\
+        preprocessing.split.by=tail
     python tests/benchmarks/gpu_worlds.py DATA [--before 2] [--after 1 4] [--steps 40]
 
 6 layers, 256 wide, float32 without TF32, next-token prediction on rows cut to 1,024 bases, 48 rows a step, AdamW; through `pretrain` on Ray

@@ -1,6 +1,7 @@
 """Tokens per second of the same training loop under Ray Train and under torchrun, and how long it stands still for checkpoints.
 
-    hyena-glt preprocess --input GENOME --output DATA preprocessing.max_length=32768 tokenization.kind=char
+    hyena-glt preprocess --input GENOME --output DATA preprocessing.max_length=32768 tokenization.kind=char \\
+        preprocessing.split.by=tail
     python tests/benchmarks/ray_train.py DATA [--workers 1] [--steps 500] [--repeats 3] [section.key=value ...]
 
 The small size (12 layers, 768 wide) on rows cut to 1,024 bases, AdamW, ZeRO-1, bf16, blocks compiled, a checkpoint every 100 steps;

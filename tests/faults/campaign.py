@@ -44,8 +44,7 @@ def settings(steps: int, *more: str) -> list[str]:
         "logging.log_interval=5", f"logging.eval_interval={10 * SAVE_INTERVAL}", f"logging.save_interval={SAVE_INTERVAL}",
         "logging.keep_checkpoints=3", "logging.use_tensorboard=false", "logging.save_retry_s=60", "data.read_retry_s=60",
         "data.shuffle_row_groups=1", "hardware.precision=fp32", "hardware.num_gpus=0", "hardware.zero_stage=1",
-        f"cluster.train_workers={WORKERS}",
-        "cluster.start_timeout_s=240", "cluster.collective_timeout_s=20", *more,
+        f"cluster.train_workers={WORKERS}", "cluster.start_timeout_s=240", "cluster.collective_timeout_s=20", *more,
     ]
     return list({setting.partition("=")[0]: setting for setting in given}.values())
 

@@ -110,7 +110,8 @@ def damage_a_shard(campaign: Campaign) -> str:
 
 def poison_a_gradient(campaign: Campaign) -> str:
     """One gradient is not a number; the run stops with a sentence, and its user gives the command again."""
-    sentence = "; nothing of it was saved"  # on the gradient; at ZeRO 0 on the next loss
+    unseen = "hardware.zero_stage=0" in campaign.settings  # there the next loss or save tells it
+    sentence = "; nothing of it was saved" if unseen else "the gradient is not finite at step"
     count = campaign.said.count(sentence)
     campaign.poison.touch()
     campaign.wait_until_said(sentence, NOTICE_S, count=count + 1)

@@ -9,8 +9,8 @@ from threading import Event
 
 import pytest
 
+from hyena_glt import files
 from hyena_glt.errors import ClusterError, HyenaError, StorageError
-from hyena_glt.training import saver as module
 from hyena_glt.training.checkpoint import BEST, CHECKPOINTS, CheckpointInfo, Progress, damage, newest_whole, read_info, resolve_checkpoint
 from hyena_glt.training.orders import OWNER_FILE
 from hyena_glt.training.saver import Saver, Wanted
@@ -34,7 +34,7 @@ class Text:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / OWNER_FILE).write_text("now")
-    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(files, "FIRST_PAUSE_S", 0.02)
     return tmp_path
 
 

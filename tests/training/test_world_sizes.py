@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import statistics
 import time
 from pathlib import Path
 
@@ -100,8 +99,8 @@ def slow_down(rank: int) -> None:
 def test_a_slow_worker_is_named(data: Path, tmp_path: Path, stage: int) -> None:
     run_world(2, settings(data, 12, stage), begin(tmp_path / "run"), first=slow_down)
     trained = [report for report in read_reports(tmp_path / "run" / METRICS_FILE) if report["kind"] == "train"]
-    assert [report["slowest_rank"] for report in trained[1:]] == [1] * (STEPS - 1)  # the first passes of a process are slow in any
-    assert statistics.median(report["straggler_gap_s"] for report in trained) > 0.25
+    assert [report["slowest_rank"] for report in trained] == [1] * STEPS
+    assert all(0.45 < report["straggler_gap_s"] < 2 for report in trained)
 
 
 @pytest.mark.slow
