@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from cluster.token import make_token, require_same_token
 from hyena_glt.errors import ClusterError
 
 CONNECT_TIMEOUT_S = 10.0
+TIMED_OUT = "timed out during startup"
+"""What Ray says where its own start took longer than it waits."""
 
 
 @contextmanager
@@ -36,13 +39,33 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
     if local:
         make_token()
     try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+        _init(address or "local", local)
     except ConnectionError as error:
         raise ClusterError(f"cluster.address: no Ray runs that {address!r} names ({error}); start it, or leave the address out") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _init(address: str, local: Mapping[str, Any]) -> None:
+    """`ray.init`, a second time where a Ray of this machine's own was not up within the 30 s that Ray gives it.
+
+    ClusterError where that is not enough either. What the first try has started ends with this process.
+    """
+    import ray
+
+    for last in (False, True):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+            return
+        except Exception as error:  # Ray has no class for it
+            if TIMED_OUT not in str(error):
+                raise
+            if last:
+                raise ClusterError(
+                    "Ray did not start on this machine within 30 s, twice; run the same command again when the machine has less to do"
+                ) from error
 
 
 def is_local(address: str | None) -> bool:
