@@ -31,7 +31,7 @@ data/genomes/ecoli_K12_MG1655.fa.gz: .venv/.installed
 data/genomes/uniprot_sample_20k.fa.gz: .venv/.installed
 	tests/data/fetch_genomes.sh data/genomes protein
 
-test: .venv/.installed  ## the suite, a quarter to half an hour on two cores
+test: .venv/.installed  ## the suite, a quarter of an hour on two cores, twice that on slow ones
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long" $(SLOW_FIRST)
 
 fast: .venv/.installed  ## the suite without what takes long
@@ -41,8 +41,9 @@ check: .venv/.installed  ## lint, and types where they are complete
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-faults: .venv/.installed  ## ten faults done to a run on a cluster of this machine, ten minutes on two cores
+faults: .venv/.installed  ## ten faults done to a run on a cluster of this machine, and a range of workers: a quarter of an hour on two cores
 	$(BIN)/python -m tests.faults.run --faults 10
+	$(BIN)/python -m pytest -q tests/faults/test_range.py
 
 long: data/genomes/ecoli_K12_MG1655.fa.gz ecoli ecoli-masked protein  ## longer runs and benchmarks; their logs are committed under tests/benchmarks/results
 	$(BIN)/python -m pytest -q -m long

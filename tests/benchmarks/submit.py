@@ -29,8 +29,9 @@ from page import cpu_name, own_command, write_report  # noqa: E402
 
 from hyena_glt.training.metrics import METRICS_FILE  # noqa: E402
 from hyena_glt.training.orders import OWNER_FILE  # noqa: E402
-from tests.cluster.head import Head, finish, running_head, wait_until  # noqa: E402
+from tests.cluster.head import Head, finish, running_head  # noqa: E402
 from tests.tiny_run import write_lambda_data  # noqa: E402
+from tests.waiting import wait_until  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 SETTINGS = [
@@ -64,7 +65,7 @@ def submission(head: Head, data: Path, name: str) -> Row:
         "stepped": lambda: '"train"' in metrics.read_text(),
     }
     for part, has_come in moments.items():
-        wait_until(has_come, 120, process=job)
+        wait_until(has_come, process=job)
         now = time.monotonic() - began
         parts[part], last = now - last, now
     assert finish(job)[0] == 0

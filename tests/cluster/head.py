@@ -9,10 +9,9 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,11 @@ from pathlib import Path
 import psutil
 
 from tests.cluster.machines import ROOT, clean_environment, why_none
+from tests.waiting import HANG_S, wait_until
 
 CANARY = "canary-5d0e6f2b9c7a"
 """The value of every secret in the head's environment; it must be found nowhere else."""
 SECRETS = ("WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN")
-START_S = 180
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Head:
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, dict, str]:
     """Wait for a command; what `Head.run` gives."""
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=HANG_S)
     return process.returncode, json.loads(out.splitlines()[-1]) if out else {}, err
 
 
@@ -117,7 +116,7 @@ def running_head(folder: Path) -> Iterator[Head]:
     head = Head(folder, f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", f"http://127.0.0.1:{others[3]}/metrics", process)
     try:
         wait_until(
-            lambda: status_of(f"{head.dashboard}/api/version") == 401, START_S, process=process, said=(folder / "head.log").read_text
+            lambda: status_of(f"{head.dashboard}/api/version") == 401, process=process, said=(folder / "head.log").read_text
         )
         yield head
     finally:
@@ -155,17 +154,6 @@ def text_of(url: str) -> str:
             return answer.read().decode()
     except OSError:
         return ""
-
-
-def wait_until(
-    moment: Callable[[], object], seconds: float, *, process: subprocess.Popen | None = None, said: Callable[[], str] = str
-) -> None:
-    """Until it is time; AssertionError, with the end of what was said, where it never is or the process ends before."""
-    deadline = time.monotonic() + seconds
-    while not moment():
-        assert process is None or process.poll() is None, f"it ended before: {said()[-2000:]}"
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {said()[-2000:]}"
-        time.sleep(0.05)
 
 
 def free_ports(number: int) -> list[int]:

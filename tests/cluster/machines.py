@@ -22,6 +22,8 @@ from typing import IO, Any
 import psutil
 import pytest
 
+from tests.waiting import HANG_S
+
 ROOT = Path(__file__).parents[2]
 NETWORK = "10.77.0"
 TOKEN = secrets.token_hex(32)
@@ -62,7 +64,7 @@ class Host(ABC):
     def run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Run a command here to its end."""
         process = self.popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=HANG_S)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def ray_starting(
@@ -120,7 +122,7 @@ class Machine(Host):
 def must_end_well(*processes: subprocess.Popen) -> None:
     """Wait for commands that were started side by side."""
     for process in processes:
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=HANG_S)
         assert process.returncode == 0, said
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from hyena_glt.training.metrics import METRICS_FILE, read_reports
-from tests.cluster.head import wait_until
 from tests.cluster.machines import Machine, machines, must_end_well
 from tests.tiny_run import LAMBDA
+from tests.waiting import HANG_S, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 ADDRESS = "10.77.0.1:6379"
 HEAD_TYPE, HEAD_ID = "ray.head.default", "f" * 51 + "00000"
@@ -30,7 +30,6 @@ HEAD_TYPE, HEAD_ID = "ray.head.default", "f" * 51 + "00000"
 HEAD_ALONE = Counter(head=1)
 IDLE_S = 10
 """After which a node goes; Ray Train, which asks anew for the room that the gang has found, must be quicker, or it waits once more."""
-SHRINK_S = 90
 """In which it must have gone, where the machine is busy."""
 
 COMMANDS = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
@@ -116,8 +115,8 @@ class Cluster:
         """A command on the head, to its end."""
         first = len(self.census()) - 1
         process = self.start(*words)
-        out, said = process.communicate(timeout=240)
-        wait_until(self.is_alone, SHRINK_S, said=lambda: f"{self.census()[-1]}\n{said}")
+        out, said = process.communicate(timeout=HANG_S)
+        wait_until(self.is_alone, said=lambda: f"{self.census()[-1]}\n{said}")
         return Ended(process.returncode, json.loads(out.splitlines()[-1]) if out else {}, said, self.census()[first:])
 
 
@@ -134,7 +133,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         started, census = Cluster(head, folder), folder / "census"
         census.touch()
         counting = head.popen([sys.executable, "-c", CENSUS, ADDRESS, str(census)])
-        wait_until(started.is_alone, SHRINK_S, process=counting)
+        wait_until(started.is_alone, process=counting)
         yield started
 
 
@@ -159,12 +158,12 @@ def test_preprocessing_gets_a_node_and_gives_it_back(preprocessed: Ended) -> Non
 
 def test_training_waits_for_its_gang_and_gives_it_back(cluster: Cluster, pretraining: tuple[str, ...]) -> None:
     """Two workers, each of which needs a whole node."""
-    room = ("cluster.cpus_per_worker=3", "cluster.start_timeout_s=200")
+    room = ("cluster.cpus_per_worker=3", f"cluster.start_timeout_s={HANG_S:g}")
     trained = cluster.run(*pretraining, f"training.output_dir={cluster.folder / 'run'}", *room)
     assert (trained.status, trained.result.get("steps")) == (0, 4), trained.said
     assert re.search(
         r"waiting for room for 2 workers of 3 CPUs: the cluster has [03] CPUs, of which [03] CPUs are free, and (no node|1 node) large "
-        r"enough for a worker; gives up in [23]:\d\d \(cluster\.start_timeout_s\)", trained.said,
+        r"enough for a worker; gives up in \d+:\d\d \(cluster\.start_timeout_s\)", trained.said,
     ), trained.said
     assert trained.census[0] == HEAD_ALONE
     assert (trained.most("cpu"), trained.most("gpu")) == (0, 2)
@@ -174,15 +173,15 @@ def test_training_waits_for_its_gang_and_gives_it_back(cluster: Cluster, pretrai
 def test_a_range_begins_with_the_node_that_comes_first_and_grows(cluster: Cluster, pretraining: tuple[str, ...]) -> None:
     """Nobody has to give the command again, and the nodes go after it."""
     run, fewer = cluster.folder / "range", [word for word in pretraining if not word.startswith(("cluster.train_workers", "training.max_"))]
-    room = ("cluster.cpus_per_worker=3", "cluster.start_timeout_s=200", "cluster.train_workers=[1,2]", "cluster.grow_interval_s=1")
+    room = ("cluster.cpus_per_worker=3", f"cluster.start_timeout_s={HANG_S:g}", "cluster.train_workers=[1,2]", "cluster.grow_interval_s=1")
     often = ("training.max_steps=1000000", "logging.save_interval=50", "logging.eval_interval=1000000", "logging.log_interval=50")
     growing = cluster.start(*fewer, f"training.output_dir={run}", *room, *often)
-    wait_until(lambda: sizes(run) == [1, 2], 200, process=growing, said=lambda: str(sizes(run)))
+    wait_until(lambda: sizes(run) == [1, 2], process=growing, said=lambda: str(sizes(run)))
     for process in cluster.head.processes("hyena_glt.cli"):
         process.send_signal(signal.SIGINT)
-    said = growing.communicate(timeout=120)[1]
+    said = growing.communicate(timeout=HANG_S)[1]
     assert growing.returncode == 130, said
-    wait_until(cluster.is_alone, SHRINK_S, said=lambda: said)
+    wait_until(cluster.is_alone, said=lambda: said)
 
 
 def sizes(run: Path) -> list[int]:

@@ -20,6 +20,7 @@ from hyena_glt.config import load_config
 from hyena_glt.errors import ConfigError
 from pipelines.doctor import doctor, read, written
 from tests.cluster.machines import ROOT, Machine, machines, must_end_well
+from tests.waiting import HANG_S
 
 ADDRESS = "10.77.0.1:6379"
 FAST_CLOCK = """
@@ -112,7 +113,7 @@ def test_a_node_that_comes_later_is_examined() -> None:
         )
         first = next((line for line in examining.stderr if "waiting for room" in line), "")
         must_end_well(worker.ray_starting(f"--address={ADDRESS}", "--num-cpus=1"))
-        out, said = examining.communicate(timeout=120)
+        out, said = examining.communicate(timeout=HANG_S)
     assert first.startswith("waiting for room for a worker of 1 CPU: the cluster has 0 CPUs"), first
     assert set(json.loads(out.splitlines()[-1])["nodes"]) == {"10.77.0.1", "10.77.0.2"}, said
 

@@ -24,7 +24,8 @@ from hyena_glt.cli import main
 from hyena_glt.errors import HyenaError, JobError, StorageError
 from hyena_glt.training.checkpoint import newest_whole, read_info
 from hyena_glt.training.gauges import GAUGES
-from tests.cluster.head import CANARY, ROOT, Head, Proxy, finish, status_of, text_of, wait_until
+from tests.cluster.head import CANARY, ROOT, Head, Proxy, finish, status_of, text_of
+from tests.waiting import HANG_S, wait_until
 
 GENOME = ROOT / "pipelines" / "genomes" / "phix174.fa"
 TINY = [
@@ -52,7 +53,7 @@ def sent_by_ray(head: Head, command: str, *words: str) -> dict:
     sending = [Path(sys.executable).with_name("ray"), "job", "submit", "--address", head.dashboard, "--working-dir", "."]
     done = subprocess.run(
         [*sending, "--", "python", "-m", f"pipelines.{command}", *words],
-        cwd=ROOT, env=head.environment() | {"RAY_AUTH_MODE": "token"}, capture_output=True, text=True, timeout=240,
+        cwd=ROOT, env=head.environment() | {"RAY_AUTH_MODE": "token"}, capture_output=True, text=True, timeout=HANG_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return next(json.loads(line) for line in reversed(done.stdout.splitlines()) if line.startswith("{"))
@@ -89,13 +90,13 @@ def stopped(head: Head, data: dict) -> Iterator[Stopped]:
     )
     try:
         for steps in (5, 20):
-            wait_until(lambda steps=steps: metrics.exists() and len(metrics.read_text().splitlines()) > steps, 120)
+            wait_until(lambda steps=steps: metrics.exists() and len(metrics.read_text().splitlines()) > steps)
             assert proxy.cut()
         lost = head.start("logs", "first", "--address", dead.url, program=("-c", IMPATIENT))
         assert any("step" in line for line in lost.stderr)  # it shows the job's log
         dead.close()
         arguments = head.arguments()
-        wait_until(lambda: "ray_hyena_glt_loss{" in text_of(head.metrics), 60)
+        wait_until(lambda: "ray_hyena_glt_loss{" in text_of(head.metrics))
         figures = text_of(head.metrics)
         jobs = head.run("status", "--address", head.dashboard)[1]["jobs"]
         stop = head.run("stop", "first", "--address", head.dashboard)

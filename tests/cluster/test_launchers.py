@@ -13,8 +13,8 @@ import jsonschema
 import pytest
 import ray
 
-from tests.cluster.head import wait_until
 from tests.cluster.shipped_files import LAUNCHERS, read_yaml
+from tests.waiting import HANG_S, wait_until
 
 SCHEMA = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
 CLOUDS = [path for path in LAUNCHERS if path.name != "onprem.yaml"]
@@ -100,7 +100,7 @@ def test_each_worker_has_one_watcher_of_spot_notices(path: Path, tmp_path: Path)
     said, environment = tmp_path / "spot.log", {"HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
     def begin() -> None:
-        done = subprocess.run(["bash", "-c", f"({line})"], env=environment, capture_output=True, timeout=20)
+        done = subprocess.run(["bash", "-c", f"({line})"], env=environment, capture_output=True, timeout=HANG_S)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
     def is_held() -> bool:
@@ -108,12 +108,12 @@ def test_each_worker_has_one_watcher_of_spot_notices(path: Path, tmp_path: Path)
 
     try:
         begin()
-        wait_until(lambda: said.exists() and said.read_text(), 20)
+        wait_until(lambda: said.exists() and said.read_text())
         begin()
         assert is_held()
     finally:
         (tmp_path / "end").touch()
-    wait_until(lambda: not is_held(), 20)
+    wait_until(lambda: not is_held())
     assert said.read_text() == f"-m cluster.spot --cloud {config['provider']['type']}\n"
 
 

@@ -16,15 +16,14 @@ import psutil
 import pytest
 
 from tests.cluster import slurm_node
-from tests.cluster.head import wait_until
 from tests.cluster.machines import Machine, environment, machines
 from tests.cluster.shipped_files import CLUSTER
 from tests.tiny_run import write_lambda_data
+from tests.waiting import HANG_S, wait_until
 
 SCRIPT = CLUSTER / "slurm.sh"
 JOB = "7"
 PORT = 20007
-START_S = 90
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Allocation:
             "SLURM_JOB_ID": JOB, "SLURM_NNODES": "2", "SLURM_CPUS_ON_NODE": "1", "HOME": str(self.shared), "TMPDIR": "/tmp",
             "PATH": f"{self.shared / 'bin'}:{environment()['PATH']}",
             "SLURM_NODE_SOCKETS": ":".join(str(self.shared / f"{number}.socket") for number in range(2)),
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "10",  # else the other node looks for the head that has ended for a minute
         }
         return self.nodes[0].popen(
             ["bash", str(SCRIPT), *words], given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.shared
@@ -59,7 +59,7 @@ def allocation(tmp_path: Path) -> Iterator[Allocation]:
     with machines(2) as nodes:
         for number, node in enumerate(nodes):
             node.popen([sys.executable, slurm_node.__file__, "serve", str(tmp_path / f"{number}.socket")])
-        wait_until(lambda: len(list(tmp_path.glob("*.socket"))) == 2, START_S)
+        wait_until(lambda: len(list(tmp_path.glob("*.socket"))) == 2)
         yield Allocation(nodes, tmp_path)
 
 
@@ -70,7 +70,7 @@ def _script(path: Path, line: str) -> None:
 
 def finished(job: subprocess.Popen) -> tuple[int, str, str]:
     """(Exit status, output, errors) of a job, once it has ended."""
-    out, err = job.communicate(timeout=180)
+    out, err = job.communicate(timeout=HANG_S)
     return job.returncode, out, err
 
 
@@ -131,9 +131,9 @@ def test_what_a_notice_ended_is_queued_again(tmp_path: Path, notice: signal.Sign
         "PATH": f"{tmp_path / 'bin'}:{environment()['PATH']}",
     }
     job = subprocess.Popen(["bash", str(SCRIPT), "preprocess"], env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_until((tmp_path / "began").exists, START_S, process=job)
+    wait_until((tmp_path / "began").exists, process=job)
     job.send_signal(notice)
-    _, err = job.communicate(timeout=START_S)
+    _, err = job.communicate(timeout=HANG_S)
     assert job.returncode == status, err
     said = tmp_path / "scontrol"
     assert (said.read_text() if said.exists() else "") == told
@@ -144,7 +144,7 @@ def test_one_command_runs_over_all_nodes(allocation: Allocation) -> None:
     """The doctor over both: all is well; the token was needed, lay where only its owner reads, and is gone."""
     job = allocation.submit("doctor", f"training.output_dir={allocation.shared}/runs")
     token = allocation.shared / f".hyena-glt/jobs/{JOB}/token"
-    wait_until(lambda: token.exists() and token.stat().st_size == 64, START_S, process=job)
+    wait_until(lambda: token.exists() and token.stat().st_size == 64, process=job)
     assert (stat.S_IMODE(token.stat().st_mode), stat.S_IMODE(token.parent.stat().st_mode)) == (0o600, 0o700)
     secret = token.read_text()
     status, out, err = finished(job)
@@ -187,7 +187,7 @@ def test_when_time_is_nearly_up_the_run_saves_and_is_queued_again(allocation: Al
         "logging.log_interval=1", "cluster.train_workers=2", f"training.output_dir={run}",
     ]
     job = allocation.submit(*words, "training.max_steps=100000")
-    wait_until((run / "metrics.jsonl").exists, START_S, process=job)
+    wait_until((run / "metrics.jsonl").exists, process=job)
     [script] = psutil.Process(job.pid).children()  # popen's process is nsenter, which became the script's parent in the machine
     script.send_signal(signal.SIGUSR1)
     status, out, err = finished(job)

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from cluster import spot
-from tests.cluster.head import wait_until
 from tests.cluster.machines import machines, must_end_well
 from tests.cluster.shipped_files import ROOT
+from tests.waiting import HANG_S, wait_until
 
 TOKEN = "a-token"
 LEFT_S = {"aws": 100.0, "gcp": 30.0}
@@ -105,7 +105,7 @@ def test_it_waits_for_a_notice_and_drains_once_by_its_deadline(cloud: str, servi
     metadata, url = service
     drains = Drains(True)
     with watching(cloud, url, drains) as watcher:
-        wait_until(lambda: metadata.num_asked > 10, 10)
+        wait_until(lambda: metadata.num_asked > 10)
         assert watcher.is_alive() and not drains
         metadata.has_notice = True
     [left_s] = drains
@@ -131,7 +131,7 @@ def test_silence_is_said_once_and_borne(
     metadata.failure, metadata.has_notice = failure, True
     drains = Drains(True)
     with caplog.at_level(logging.INFO), watching("aws", url, drains) as watcher:
-        wait_until(lambda: metadata.num_asked > 5, 10)
+        wait_until(lambda: metadata.num_asked > 5)
         assert watcher.is_alive() and not drains
         monkeypatch.setattr(spot, "ANSWER_S", 5.0)
         metadata.failure = None
@@ -161,7 +161,7 @@ def test_the_command_hears_a_notice_and_calls_ray(service: tuple[type[Metadata],
     (tmp_path / "ray").chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "http_proxy": "http://127.0.0.1:9"}
     command = [sys.executable, "-m", "cluster.spot", "--cloud", "gcp", "--url", url]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     called = (tmp_path / "called").read_text().split()
     assert called[:3] == ["drain-node", "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
@@ -187,7 +187,6 @@ while sum(node["Alive"] for node in ray.nodes()) > 1:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # two machines
 def test_ray_takes_the_node_out_of_its_cluster() -> None:
     """By Ray's own command, on a machine that has joined as the launcher lets it join."""
     with machines(2) as (head, node):
@@ -196,5 +195,5 @@ def test_ray_takes_the_node_out_of_its_cluster() -> None:
         node.popen([sys.executable, "-c", PREEMPTED])
         gone = head.popen([sys.executable, "-c", ALIVE, "10.77.0.1:6379"])
         watcher = node.popen([sys.executable, "-m", "cluster.spot", "--cloud", "gcp", "--url", "http://127.0.0.1:8080"], cwd=ROOT)
-        assert watcher.wait(60) == 0
-        assert gone.wait(60) == 0
+        assert watcher.wait(HANG_S) == 0
+        assert gone.wait(HANG_S) == 0

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -15,15 +14,15 @@ import psutil
 
 from hyena_glt.training.checkpoint import newest_step
 from hyena_glt.training.metrics import METRICS_FILE, Report, read_reports
-from tests.cluster.head import free_ports, wait_until
+from tests.cluster.head import free_ports
 from tests.cluster.machines import ROOT, Host, Switch
 from tests.faults.loopback import Loopback
+from tests.waiting import HANG_S, wait_until
 
 WORKERS = 2
 SAVE_INTERVAL = 20
 STEPS_PER_FAULT = 120
 """More than any fault takes until the next one comes, so that the run has not ended when the last one does."""
-RECOVERY_S = 300.0
 READY = "will now block forever"
 """What `ray start --block` says when the node has joined."""
 DISK_MIB = 256
@@ -171,7 +170,7 @@ class Campaign:
     def _wait_for(self, number: int) -> None:
         """Until a machine is up."""
         log = self._log(number)
-        wait_until(lambda: READY in log.read_text(), RECOVERY_S, said=log.read_text)
+        wait_until(lambda: READY in log.read_text(), said=log.read_text)
 
     def _environment(self) -> dict[str, str]:
         return ENVIRONMENT | {"TEST_POISON": str(self.poison)}
@@ -226,17 +225,17 @@ class Campaign:
         """The starts of the run, so far."""
         return [report for report in self.reports() if report["kind"] == "start"]
 
-    def wait_until_said(self, words: str, seconds: float, *, count: int = 1) -> None:
+    def wait_until_said(self, words: str, *, count: int = 1) -> None:
         """Until the commands have said it so often."""
-        wait_until(lambda: self.said.count(words) >= count, seconds, said=lambda: self.said)
+        wait_until(lambda: self.said.count(words) >= count, said=lambda: self.said)
 
     def wait_for_checkpoint(self, after: int) -> None:
         """Until there is a newer one; AssertionError where the command fails."""
-        wait_until(lambda: self._goes_on() and self.saved() > after, RECOVERY_S, said=lambda: self.said)
+        wait_until(lambda: self._goes_on() and self.saved() > after, said=lambda: self.said)
 
     def wait_for_start(self, number: int) -> int:
         """The step from which the run went on at its start of this number, from 0."""
-        wait_until(lambda: self._goes_on() and len(self.starts()) > number, RECOVERY_S, said=lambda: self.said)
+        wait_until(lambda: self._goes_on() and len(self.starts()) > number, said=lambda: self.said)
         return self.starts()[number]["step"]
 
     def _goes_on(self) -> bool:
@@ -246,11 +245,8 @@ class Campaign:
     def run_on(self, steps: int) -> None:
         """Let the run train so many steps more."""
         goal = self.saved() + steps
-        wait_until(lambda: self._goes_on() and self.last_step() >= goal, RECOVERY_S, said=lambda: self.said)
+        wait_until(lambda: self._goes_on() and self.last_step() >= goal, said=lambda: self.said)
 
     def finish(self) -> int:
         """Wait for the end of the run; the exit status of its command."""
-        deadline = time.monotonic() + 600
-        while self.command.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return self.command.wait(1)
+        return self.command.wait(HANG_S)

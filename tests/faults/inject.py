@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable
 
 from hyena_glt.training.checkpoint import OPTIMIZER_FOLDER, newest_whole
-from tests.cluster.head import wait_until
 from tests.cluster.machines import Host, Machine, Switch
-from tests.faults.campaign import RECOVERY_S, Campaign
+from tests.faults.campaign import Campaign
+from tests.waiting import HANG_S, wait_until
 
-NOTICE_S = 120.0
 WITHDRAWAL_S = 30.0
 """As long as Ray keeps a node after SIGTERM, and a cloud a spot machine after its notice."""
 
@@ -45,7 +44,7 @@ def cut_a_node_off(campaign: Campaign) -> str:
     machine, count = _node(campaign), campaign.said.count("a worker was lost")
     assert isinstance(campaign.switch, Switch) and isinstance(machine, Machine)
     campaign.switch.cut_off(machine)
-    campaign.wait_until_said("a worker was lost", NOTICE_S, count=count + 1)
+    campaign.wait_until_said("a worker was lost", count=count + 1)
     campaign.switch_off(machine)
     return machine.address
 
@@ -53,7 +52,7 @@ def cut_a_node_off(campaign: Campaign) -> str:
 def restart_the_head(campaign: Campaign) -> str:
     """The machine with the head and the user's command loses its power, and all nodes with it."""
     campaign.switch_off(campaign.head)
-    campaign.command.wait(30)
+    campaign.command.wait(HANG_S)
     return "and the command on it"
 
 
@@ -71,7 +70,7 @@ def kill_the_command(campaign: Campaign) -> str:
     """The user's command ends with SIGKILL."""
     for process in campaign.head.processes("hyena_glt.cli"):
         process.send_signal(signal.SIGKILL)
-    campaign.command.wait(30)
+    campaign.command.wait(HANG_S)
     return ""
 
 
@@ -97,14 +96,14 @@ def damage_a_shard(campaign: Campaign) -> str:
     """A bit of the newest checkpoint changes, and then a worker is lost."""
     workers = set(campaign.workers())
     kill_a_worker(campaign)
-    wait_until(lambda: workers.isdisjoint(campaign.workers()), NOTICE_S)  # else a save that is under way comes behind the damaged one
+    wait_until(lambda: workers.isdisjoint(campaign.workers()))  # else a save that is under way comes behind the damaged one
     folder = newest_whole(campaign.run, [])
     assert folder
     path = campaign.rng.choice(sorted((folder / OPTIMIZER_FOLDER).rglob("*.pt")))
     content = bytearray(path.read_bytes())
     content[campaign.rng.randrange(len(content))] ^= 1 << campaign.rng.randrange(8)
     path.write_bytes(content)
-    campaign.wait_until_said(path.relative_to(folder.parent).as_posix(), RECOVERY_S)  # by the new start
+    campaign.wait_until_said(path.relative_to(folder.parent).as_posix())  # by the new start
     return f"{folder.name}/{path.name}"
 
 
@@ -114,8 +113,8 @@ def poison_a_gradient(campaign: Campaign) -> str:
     sentence = "; nothing of it was saved" if unseen else "the gradient is not finite at step"
     count = campaign.said.count(sentence)
     campaign.poison.touch()
-    campaign.wait_until_said(sentence, NOTICE_S, count=count + 1)
-    assert campaign.command.wait(60) == 1
+    campaign.wait_until_said(sentence, count=count + 1)
+    assert campaign.command.wait(HANG_S) == 1
     return ""
 
 

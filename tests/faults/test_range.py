@@ -17,8 +17,7 @@ STEPS = 400
 CLOSE = 1e-5
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # four machines, three starts
+@pytest.mark.long
 def test_workers_go_and_come_with_the_nodes(tmp_path: Path) -> None:
     data = write_lambda_data(tmp_path / "data", {"kind": "char"}, max_length=128)
     given = settings(

@@ -18,8 +18,8 @@ from hyena_glt.inference import load_model
 from hyena_glt.training.metrics import METRICS_FILE, last_reports, read_reports
 from pipelines.preprocess import preprocess
 from pipelines.pretrain import pretrain, resolve
-from tests.cluster.head import wait_until
 from tests.tiny_run import write_lambda_data
+from tests.waiting import wait_until
 
 GENOMES = Path(__file__).parents[2] / "pipelines" / "genomes"
 GUIDE = Path(__file__).parents[1] / "config" / "guide_blocks"
@@ -161,7 +161,7 @@ def test_dry_run_that_is_interrupted_ends_and_leaves_nothing(data: Path, tmp_pat
     before = signal.getsignal(signal.SIGTERM)
 
     def interrupt() -> None:
-        wait_until(lambda: signal.getsignal(signal.SIGTERM) is not before, 60)
+        wait_until(lambda: signal.getsignal(signal.SIGTERM) is not before)
         os.kill(os.getpid(), signal.SIGTERM)
 
     sender = threading.Thread(target=interrupt)

@@ -27,11 +27,11 @@ from pipelines._search import Suggestions
 from pipelines._trial import VALUE
 from pipelines.pretrain import pretrain
 from pipelines.sweep import sweep
-from tests.cluster.head import wait_until
 from tests.interrupted_run import Command
 from tests.tiny_run import write_lambda_data
+from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]  # the fixture is five starts of a run
+pytestmark = pytest.mark.usefixtures("ray_session")
 
 SPACE = """
 settings:
@@ -133,12 +133,12 @@ def test_nothing_is_left_on_the_cluster(swept: tuple[Path, dict, dict]) -> None:
     assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"] == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_driver_that_is_killed_leaves_the_cluster_free_and_the_same_call_goes_on(data: Path, tmp_path: Path) -> None:
     folder, space = tmp_path / "sweep", "settings:\n  training.learning_rate: {choice: [3e-3, 1e-2]}\nnum_trials: 2\n"
     given = settings(data, space, folder, "training.max_steps=60")
     driver = Command(["sweep", *given], tmp_path, ray.get_runtime_context().gcs_address).process
-    wait_until(lambda: any(path.stat().st_size for path in folder.rglob(METRICS_FILE)), 120, process=driver)
+    wait_until(lambda: any(path.stat().st_size for path in folder.rglob(METRICS_FILE)), process=driver)
     driver.kill()
     driver.wait()
     result = sweep(load_config(None, given))

@@ -7,7 +7,6 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from hyena_glt.config import LoggingConfig
 from hyena_glt.training import progress
 from hyena_glt.training.metrics import RunLog
 from hyena_glt.training.progress import progress_bar
+from tests.waiting import wait_until
 
 TRAIN = {"kind": "train", "total_steps": 40, "tokens_per_s": 12345.6, "loss": 1.5, "elapsed_s": 30.0}
 LINE = "step 10/40: 1.9000 bits/base, 12,346 tokens/s, 1:30 left\n"
@@ -70,15 +70,6 @@ def test_reports_of_earlier_starts_are_not_shown_again(tmp_path, capsys):
     assert capsys.readouterr().err == LINE
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Wait for the thread that reads."""
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.01)
-    pytest.fail("nothing was shown within ten seconds")
-
-
 def test_a_line_is_shown_once_it_is_whole(tmp_path, capsys):
     text, shown = json.dumps(train(10, bits_per_base=1.9)) + "\n", []
     with progress_bar(tmp_path, total_steps=40), (tmp_path / "metrics.jsonl").open("w") as file:
@@ -88,7 +79,7 @@ def test_a_line_is_shown_once_it_is_whole(tmp_path, capsys):
             file.flush()
             time.sleep(0.05)  # ten looks at the file
             shown += capsys.readouterr().err.splitlines(keepends=True)
-        until(lambda: shown or shown.extend(capsys.readouterr().err.splitlines(keepends=True)))
+        wait_until(lambda: shown or shown.extend(capsys.readouterr().err.splitlines(keepends=True)))
         file.write(text[:50])
     assert shown == [LINE] and capsys.readouterr().err == ""
 
@@ -116,7 +107,7 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     with progress_bar(tmp_path, total_steps=40):
         append(tmp_path, start(), train(10, bits_per_base=1.9), {"kind": "eval", "step": 10, "loss": 1.25})
-        until(lambda: "10/40" in sys.stderr.getvalue())
+        wait_until(lambda: "10/40" in sys.stderr.getvalue())
         append(tmp_path, train(40))
     shown = sys.stderr.getvalue()
     assert "training:" in shown and "1.9000 bits/base, 12,346 tokens/s" in shown and "step 10: validation loss 1.2500" in shown

@@ -16,11 +16,11 @@ from hyena_glt.training.metrics import METRICS_FILE, read_reports
 from hyena_glt.training.orders import OWNER_FILE
 from hyena_glt.training.progress import progress_bar
 from hyena_glt.training.watchdog import stalled_ranks, watched
-from tests.cluster.head import wait_until
 from tests.tiny_run import write_lambda_data
 from tests.training.in_process import SETTINGS, losses, run
 from tests.training.test_progress import append, start
 from tests.training.worlds import TOKEN, begin, run_world
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_who_is_held_at_a_validation_does_not_stand_still(data: Path, tmp_path: 
     world = threading.Thread(target=run_world, args=(2, settings, folder))
     world.start()
     try:
-        wait_until(lambda: losses(folder, "eval"), 100)
+        wait_until(lambda: losses(folder, "eval"))
         time.sleep(1)  # both are held now
         shutil.rmtree(folder / "stacks", ignore_errors=True)  # of first steps, where the machine is busy
         time.sleep(6)
