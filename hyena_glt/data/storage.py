@@ -1,7 +1,7 @@
 """Where files lie: local paths, and objects in S3 and Google Cloud Storage through pyarrow's filesystems. Needs neither Ray nor torch.
 
 Credentials, region and endpoint of S3 come from the usual AWS_ environment variables and files (AWS_ENDPOINT_URL for other stores that
-speak S3), those of Google Cloud from its application default credentials. Google Cloud is reached in the same way as S3, but untested.
+speak S3), those of Google Cloud from its application default credentials (GOOGLE_APPLICATION_CREDENTIALS, for one).
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ NO_BUCKET = "there is no such bucket; check its name, or create it"
 ADVICE = {
     "NO_SUCH_BUCKET|Bucket '.*' not found": NO_BUCKET,
     "NETWORK_CONNECTION": "the store cannot be reached; check the network, and AWS_ENDPOINT_URL where it is not Amazon's",
+    "OAuth2|PERMISSION_DENIED|UNAUTHENTICATED":
+        "Google Cloud lets nobody in without a key; set GOOGLE_APPLICATION_CREDENTIALS to the key file of an account that may, "
+        "or run `gcloud auth application-default login`",
+    "UNAVAILABLE|DEADLINE_EXCEEDED": "the store cannot be reached; check the network",
     "ACCESS_DENIED|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|SIGNATURE_DOES_NOT_MATCH|EXPIRED_TOKEN|HTTP status 40[13]":
         "access is denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) and what they allow",
     "HTTP status 301|PERMANENT_REDIRECT|AuthorizationHeaderMalformed": "the bucket lies in another region; set AWS_REGION",
@@ -105,7 +109,7 @@ def open_filesystem(path: str | Location) -> tuple[fs.FileSystem, str]:
     place = location(path)
     if isinstance(place, Path):
         return fs.LocalFileSystem(), os.path.abspath(place)
-    settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(("AWS_", "GOOGLE_"))))
+    settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(("AWS_", "GOOGLE_", "CLOUD_STORAGE_"))))
     with _store_errors(place):
         return _bucket_filesystem(place.scheme, place.bucket, settings), place.key
 
@@ -121,11 +125,11 @@ def _store_errors(url: Url) -> Iterator[None]:
     """FileNotFoundError for an object that is not there; StorageError, with what to do, for everything else that a store may answer."""
     try:
         yield
-    except FileNotFoundError:
-        if open_filesystem(url)[0].get_file_info(url.bucket).type == fs.FileType.NotFound:
-            raise StorageError(f"{url}: {NO_BUCKET}") from None
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(url)) from None
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, FileNotFoundError) or re.match("No such (file or )?directory", str(error)):  # as Google Cloud's has it
+            if open_filesystem(url)[0].get_file_info(url.bucket).type == fs.FileType.NotFound:
+                raise StorageError(f"{url}: {NO_BUCKET}") from None
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(url)) from None
         advice = next((advice for code, advice in ADVICE.items() if re.search(code, str(error))), "the store refused")
         raise StorageError(f"{url}: {advice} ({first_line(error)})") from error
 
@@ -163,7 +167,9 @@ def names_in(folder: Location) -> list[str]:
     """What a folder holds, not looking into others in it; FileNotFoundError if it is not there."""
     if isinstance(folder, Path):
         return sorted(item.name for item in folder.iterdir())
-    return sorted(info.base_name for info in _list(folder, recursive=False))
+    # pyarrow lists a folder of Google Cloud only where an object stands for it: its names are found below it.
+    below = _list(folder, recursive=folder.scheme == "gs")
+    return sorted({info.path.removeprefix(f"{folder.key}/").partition("/")[0] for info in below})
 
 
 def list_files(folder: Url) -> dict[Url, int]:
@@ -242,7 +248,7 @@ def remove_file(place: Location) -> None:
         place.unlink(missing_ok=True)
         return
     store, key = open_filesystem(place)
-    with _store_errors(place), suppress(FileNotFoundError):
+    with suppress(FileNotFoundError), _store_errors(place):
         store.delete_file(key)
 
 
@@ -254,7 +260,7 @@ def remove_folder(place: Location) -> None:
     store, key = open_filesystem(place)
     # The contents alone would leave an object that stands for the folder; a bucket stays.
     delete = store.delete_dir if "/" in key else store.delete_dir_contents
-    with _store_errors(place), suppress(FileNotFoundError):
+    with suppress(FileNotFoundError), _store_errors(place):
         delete(key)
 
 

@@ -1,14 +1,13 @@
-"""Object stores: a real S3 server on loopback is listed, read by row group and written through pyarrow; its errors are sentences."""
+"""Object stores: real servers on loopback are listed, read by row group and written through pyarrow; their errors are sentences."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from itertools import count
 from pathlib import Path
 from threading import Thread
 
@@ -46,33 +45,12 @@ from hyena_glt.data.storage import (
 from hyena_glt.data.verify import verify
 from hyena_glt.errors import DataError
 from pipelines.convert import convert
+from tests import stores
 from tests.data.made_folder import make_folder
 
-NUMBERS = count()
 DATA = Path(__file__).parent
-moto = pytest.importorskip("moto.server", reason="an S3 server needs moto[s3], flask and flask-cors")
-
-
-@pytest.fixture(scope="module")
-def server():
-    """An S3 server with one empty bucket; the environment says where."""
-    running = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    running.start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*running.get_host_and_port()))
-        for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "REGION": "us-east-1"}.items():
-            patch.setenv(f"AWS_{name}", value)
-        yield running
-    running.stop()
-
-
-@pytest.fixture
-def bucket(server) -> Url:
-    import boto3
-
-    name = f"bucket-{next(NUMBERS)}"
-    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket=name)
-    return Url("s3", name)
+s3, google, s3_bucket, google_bucket = stores.s3, stores.google, stores.s3_bucket, stores.google_bucket  # fixtures
+bucket = stores.any_bucket
 
 
 @pytest.fixture
@@ -107,11 +85,6 @@ def test_a_password_in_a_url_is_refused_and_not_shown(path):
     with pytest.raises(DataError, match="^a URL with a password, which logs and results would show; put it into the environment") as caught:
         location(path)
     assert "AKIA" not in str(caught.value) and "me:" not in str(caught.value)
-
-
-def test_google_cloud_storage_is_opened_in_the_same_way():
-    store, key = open_filesystem("gs://bucket/folder/a.fa")
-    assert (store.type_name, key) == ("gcs", "bucket/folder/a.fa")
 
 
 def test_local_paths(tmp_path):
@@ -163,8 +136,11 @@ def test_what_is_removed_leaves_nothing(bucket, tmp_path):
     assert (tmp_path / "x/y").read_bytes() == b"a/bc" and names_in(bucket) == ["a"]
     with pytest.raises(FileNotFoundError, match=f"No such file or directory: '{bucket}/f'"):
         download(bucket / "f", tmp_path / "f")
-    remove_folder(bucket)
-    assert names_in(bucket) == []
+
+def test_a_bucket_stays_when_all_in_it_goes(s3_bucket):
+    write_bytes(s3_bucket / "a/b", b"c")
+    remove_folder(s3_bucket)
+    assert names_in(s3_bucket) == []
 
 
 def test_listing_and_finding(bucket):
@@ -364,29 +340,30 @@ def test_what_is_not_there(bucket, tmp_path):
         locate_split(f"{bucket}/a", "train")
 
 
-def test_no_such_bucket(server, tmp_path):
+def test_no_such_bucket(bucket, tmp_path):
     (tmp_path / "a").write_bytes(b"a")
-    sentence = "s3://nobody-has-this/a: there is no such bucket; check its name, or create it"
-    for action in (lambda: read_bytes("s3://nobody-has-this/a"), lambda: upload(tmp_path / "a", Url("s3", "nobody-has-this/a"))):
+    nowhere = Url(bucket.scheme, "nobody-has-this/a")
+    sentence = f"{nowhere}: there is no such bucket; check its name, or create it"
+    for action in (lambda: read_bytes(nowhere), lambda: upload(tmp_path / "a", nowhere)):
         with pytest.raises(DataError, match=sentence):
             action()
 
 
-def test_credentials_that_are_refused(bucket, monkeypatch):
-    write_bytes(bucket / "a", b"a")
+def test_credentials_that_are_refused(s3_bucket, monkeypatch):
+    write_bytes(s3_bucket / "a", b"a")
     monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)  # from here on the server looks at the keys
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "unknown")
-    sentence = f"{bucket}/a: access is denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
-    for action in (lambda: read_bytes(bucket / "a"), lambda: write_bytes(bucket / "a", b"b"), lambda: size(bucket / "a")):
+    sentence = f"{s3_bucket}/a: access is denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
+    for action in (lambda: read_bytes(s3_bucket / "a"), lambda: write_bytes(s3_bucket / "a", b"b"), lambda: size(s3_bucket / "a")):
         with pytest.raises(DataError, match=sentence):
             action()
 
 
 class Answer(BaseHTTPRequestHandler):
-    """An S3 server whose bucket lies elsewhere, and that refuses names which begin with `bad`."""
+    """A server of S3 whose bucket lies elsewhere, and that refuses names which begin with `bad`; of Google Cloud one that refuses all."""
 
     def do_HEAD(self) -> None:
-        self.send_response(400 if "/bad" in self.path else 301)
+        self.send_response(403 if "/storage/v1/" in self.path else 400 if "/bad" in self.path else 301)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -396,19 +373,31 @@ class Answer(BaseHTTPRequestHandler):
         """Nothing on stderr."""
 
 
-def test_a_bucket_in_another_region(server, monkeypatch):
-    with HTTPServer(("127.0.0.1", 0), Answer) as elsewhere:
-        Thread(target=elsewhere.serve_forever, daemon=True).start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{elsewhere.server_port}")
-        with pytest.raises(DataError, match="s3://far/a: the bucket lies in another region; set AWS_REGION"):
-            size("s3://far/a")
-        with pytest.raises(DataError, match="s3://far/bad-301: the store refused"):
-            size("s3://far/bad-301")
-        elsewhere.shutdown()
+@pytest.fixture
+def elsewhere() -> Iterator[str]:
+    """The URL of such a server."""
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_google_cloud_lets_nobody_in_without_a_key(google, elsewhere, monkeypatch):
+    monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", elsewhere)
+    with pytest.raises(DataError, match="gs://bucket/a: Google Cloud lets nobody in without a key; set GOOGLE_APPLICATION_CREDENTIALS"):
+        size("gs://bucket/a")
+
+
+def test_a_bucket_in_another_region(s3, elsewhere, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", elsewhere)
+    with pytest.raises(DataError, match="s3://far/a: the bucket lies in another region; set AWS_REGION"):
+        size("s3://far/a")
+    with pytest.raises(DataError, match="s3://far/bad-301: the store refused"):
+        size("s3://far/bad-301")
 
 
 @pytest.mark.slow
-def test_a_server_that_is_not_there(server, monkeypatch):
+def test_a_server_that_is_not_there(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(DataError, match="s3://bucket/a: the store cannot be reached; check the network, and AWS_ENDPOINT_URL where"):
         size("s3://bucket/a")

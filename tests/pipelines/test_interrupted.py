@@ -24,12 +24,12 @@ from hyena_glt.data.storage import Url, remove_folder, size
 from hyena_glt.data.verify import verify
 from hyena_glt.errors import ConfigError, DataError
 from pipelines.preprocess import preprocess
-from tests.data import test_storage
+from tests import stores
 from tests.data.test_fasta import bgzip
 from tests.interrupted_run import ROOT, Command, assert_damaged_or_whole, contents, num_written
 from tests.small_disk import disk
 
-server, bucket = test_storage.server, test_storage.bucket  # fixtures
+s3, bucket = stores.s3, stores.s3_bucket  # fixtures
 GENOMES, YEAST, PEOPLE = ROOT / "pipelines/genomes", ROOT / "tests/data/annotations", ROOT / "tests/data/population"
 
 pytestmark = pytest.mark.usefixtures("ray_session")

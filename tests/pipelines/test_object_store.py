@@ -13,10 +13,10 @@ from hyena_glt.data.storage import Location, Url, list_files, write_bytes
 from pipelines.evaluate import evaluate
 from pipelines.preprocess import preprocess
 from pipelines.validate import validate_data
-from tests.data import test_storage
+from tests import stores
 from tests.interrupted_run import ROOT, Command, contents
 
-server, bucket = test_storage.server, test_storage.bucket  # fixtures
+s3, bucket = stores.s3, stores.s3_bucket  # fixtures
 GENOMES = ROOT / "pipelines/genomes"
 MODEL = [
     "model.hidden_size=16", "model.num_layers=2", "model.mixers=[se,li]", "model.max_position_embeddings=64", "tasks.causal_lm.weight=1",

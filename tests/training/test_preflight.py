@@ -9,9 +9,9 @@ import pytest
 from hyena_glt.data.storage import names_in
 from hyena_glt.errors import StorageError
 from hyena_glt.training import preflight
-from tests.data import test_storage
+from tests import stores
 
-server, bucket = test_storage.server, test_storage.bucket  # fixtures
+s3, bucket = stores.s3, stores.s3_bucket  # fixtures
 MB = 1 << 20
 
 

@@ -1,4 +1,4 @@
-"""A run whose folder is in an object store, a real S3 server on loopback: it trains, resumes and ends as it does on a disk."""
+"""A run whose folder is in an object store, real servers on loopback: it trains, resumes and ends as it does on a disk."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ from hyena_glt.training.worker import Worker
 from pipelines.evaluate import evaluate
 from pipelines.pretrain import pretrain
 from pipelines.report import report
+from tests import stores
 from tests.cluster.head import Proxy
-from tests.data import test_storage
 from tests.interrupted_run import Command
 from tests.tiny_run import write_lambda_data
 from tests.training.in_process import SETTINGS, losses, run
+from tests.waiting import wait_until
 
-server, bucket = test_storage.server, test_storage.bucket  # fixtures
+s3, google, s3_bucket, google_bucket = stores.s3, stores.google, stores.s3_bucket, stores.google_bucket  # fixtures
+bucket, any_bucket = stores.s3_bucket, stores.any_bucket
 GOING_ON = ["training.min_learning_rate=1e-2", "logging.save_interval=2"]
 """Settings of a run that may stop at any step."""
 
@@ -81,8 +83,8 @@ def starts(run_folder: Url) -> list[int]:
     return [each["step"] for each in read_reports(run_folder / METRICS_FILE) if each["kind"] == "start"]
 
 
-def test_it_stops_and_goes_on_as_on_a_disk(data: Path, bucket: Url, unbroken: Path) -> None:
-    folder = bucket / "runs/a"
+def test_it_stops_and_goes_on_as_on_a_disk(data: Path, any_bucket: Url, unbroken: Path) -> None:
+    folder = any_bucket / "runs/a"
     write_bytes(folder / "checkpoints/step_00000001/model.safetensors", b"of a start that was killed")
     write_bytes(folder / "checkpoints/.step_00000001.0.partial/rank_00001.json", b"{}")
     run(data, folder, *GOING_ON, "training.max_steps=4", "logging.use_tensorboard=true")
@@ -116,9 +118,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(data: Path, bu
 
 
 def test_a_store_that_goes_away_is_waited_for(
-    data: Path, bucket: Url, unbroken: Path, scratch: Path, server, monkeypatch: pytest.MonkeyPatch
+    data: Path, bucket: Url, unbroken: Path, scratch: Path, s3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proxy = Proxy(int(server.get_host_and_port()[1]))
+    proxy = Proxy(int(s3.get_host_and_port()[1]))
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
 
     def go_away() -> None:
@@ -144,9 +146,9 @@ def test_a_store_that_goes_away_is_waited_for(
 
 @pytest.mark.long
 def test_a_store_that_stays_away_ends_the_run_with_a_sentence(
-    data: Path, bucket: Url, scratch: Path, server, monkeypatch: pytest.MonkeyPatch
+    data: Path, bucket: Url, scratch: Path, s3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proxy = Proxy(int(server.get_host_and_port()[1]))
+    proxy = Proxy(int(s3.get_host_and_port()[1]))
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
 
     def go_away() -> None:
@@ -219,23 +221,23 @@ def test_first_weights_and_a_run_from_them(data: Path, bucket: Url) -> None:
     assert all((first[name] - after[name]).abs().max() < 1e-20 for name in first)
 
 
-def test_orders_are_read_beside_the_training(bucket: Url, server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_orders_are_read_beside_the_training(bucket: Url, s3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orders, "STORE_POLL_S", 0.05)
     given = Orders(bucket / "a")
     worker = Worker(0, 1, torch.device("cpu"), bucket / "a", given.start())
     assert not worker.stop_requested()
     given.stop()
-    wait_for(worker.stop_requested)
+    wait_until(worker.stop_requested)
 
     last = LastOrder(bucket / "a", "other")
     assert last.get() == ("other", "")
-    wait_for(lambda: last.get() == (worker.token, "stop"))
+    wait_until(lambda: last.get() == (worker.token, "stop"))
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         assert last.get() == (worker.token, "stop")
     Orders(bucket / "a").start()
     with pytest.raises(ClusterError, match=f"^{bucket}/a was taken over by a later start of this run$"):
-        wait_for(lambda: worker.stop_requested() is None)
+        wait_until(lambda: worker.stop_requested() is None)
 
 
 def test_a_start_that_was_taken_over_stores_nothing_more(data: Path, bucket: Url, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +263,7 @@ def test_a_start_that_was_taken_over_stores_nothing_more(data: Path, bucket: Url
         if of.progress.step == 4:
             later.start()
             there_is_something_to_store(of)
-            wait_for(lambda: refused)  # until then a write may be under way whose look came before: nothing is locked
+            wait_until(lambda: refused)  # until then a write may be under way whose look came before: nothing is locked
             write_bytes(folder / METRICS_FILE, b'{"kind": "start", "step": 3}\n')
             for _ in range(10):
                 there_is_something_to_store(of)
@@ -322,7 +324,7 @@ def ray_beside(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(scratch))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_beside")
 def test_two_workers_on_ray(data: Path, bucket: Url, tmp_path: Path, unbroken: Path) -> None:
     folder = bucket / "runs/a"
@@ -338,7 +340,6 @@ def test_two_workers_on_ray(data: Path, bucket: Url, tmp_path: Path, unbroken: P
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_beside")
 def test_one_worker_goes_on_where_two_were_on_ray(data: Path, bucket: Url, tmp_path: Path, unbroken: Path) -> None:
     for workers, steps in ((2, 4), (1, 6)):
@@ -348,10 +349,3 @@ def test_one_worker_goes_on_where_two_were_on_ray(data: Path, bucket: Url, tmp_p
     assert not [item for item in list_files(bucket / "a") if "universal" in item.key], "it is made of the node's copy"
     planned = Command(["pretrain", "--dry-run", *words_of(data, bucket / "b")], tmp_path).result()
     assert planned["probe_steps"] == 20 and planned["estimated_s"] > 0 and names_in(bucket) == ["a"], "the probe leaves nothing"
-
-
-def wait_for(moment) -> None:
-    deadline = time.monotonic() + 10
-    while not moment():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
