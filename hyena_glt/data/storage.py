@@ -34,9 +34,10 @@ NO_BUCKET = "there is no such bucket; check its name, or create it"
 ADVICE = {
     "NO_SUCH_BUCKET|Bucket '.*' not found": NO_BUCKET,
     "NETWORK_CONNECTION": "the store cannot be reached; check the network, and AWS_ENDPOINT_URL where it is not Amazon's",
-    "OAuth2|PERMISSION_DENIED|UNAUTHENTICATED":
-        "Google Cloud lets nobody in without a key; set GOOGLE_APPLICATION_CREDENTIALS to the key file of an account that may, "
+    "OAuth2|UNAUTHENTICATED":
+        "Google Cloud lets nobody in without a key; set GOOGLE_APPLICATION_CREDENTIALS to the key file of an account, "
         "or run `gcloud auth application-default login`",
+    "PERMISSION_DENIED": "the account may not do that; give it the role Storage Object User on the bucket (to read: Storage Object Viewer)",
     "UNAVAILABLE|DEADLINE_EXCEEDED": "the store cannot be reached; check the network",
     "ACCESS_DENIED|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|SIGNATURE_DOES_NOT_MATCH|EXPIRED_TOKEN|HTTP status 40[13]":
         "access is denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) and what they allow",
@@ -127,11 +128,18 @@ def _store_errors(url: Url) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError) or re.match("No such (file or )?directory", str(error)):  # as Google Cloud's has it
-            if open_filesystem(url)[0].get_file_info(url.bucket).type == fs.FileType.NotFound:
+            if _has_no_bucket(url):
                 raise StorageError(f"{url}: {NO_BUCKET}") from None
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(url)) from None
         advice = next((advice for code, advice in ADVICE.items() if re.search(code, str(error))), "the store refused")
         raise StorageError(f"{url}: {advice} ({first_line(error)})") from error
+
+
+def _has_no_bucket(url: Url) -> bool:
+    """Whether the store says so; an account that may not ask has one."""
+    with suppress(OSError, pa.ArrowException):
+        return open_filesystem(url)[0].get_file_info(url.bucket).type == fs.FileType.NotFound
+    return False
 
 
 def first_line(error: Exception) -> str:

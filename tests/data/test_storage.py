@@ -359,11 +359,16 @@ def test_credentials_that_are_refused(s3_bucket, monkeypatch):
             action()
 
 
+GOOGLE = {"keyless": 401, "closed": 403, "b/open/o/": 404, "prefix=": 200, "": 403}
+"""What it answers, by the first of these in the path."""
+
+
 class Answer(BaseHTTPRequestHandler):
-    """A server of S3 whose bucket lies elsewhere, and that refuses names which begin with `bad`; of Google Cloud one that refuses all."""
+    """A server of S3 whose bucket lies elsewhere, and that refuses names which begin with `bad`; one of Google Cloud."""
 
     def do_HEAD(self) -> None:
-        self.send_response(403 if "/storage/v1/" in self.path else 400 if "/bad" in self.path else 301)
+        status = next(status for part, status in GOOGLE.items() if part in self.path)
+        self.send_response(status if "/storage/v1/" in self.path else 400 if "/bad" in self.path else 301)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -382,10 +387,14 @@ def elsewhere() -> Iterator[str]:
         server.shutdown()
 
 
-def test_google_cloud_lets_nobody_in_without_a_key(google, elsewhere, monkeypatch):
+def test_what_a_google_account_may_not_do(google, elsewhere, monkeypatch):
     monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", elsewhere)
-    with pytest.raises(DataError, match="gs://bucket/a: Google Cloud lets nobody in without a key; set GOOGLE_APPLICATION_CREDENTIALS"):
-        size("gs://bucket/a")
+    with pytest.raises(DataError, match="gs://keyless/a: Google Cloud lets nobody in without a key; set GOOGLE_APPLICATION_CREDENTIALS"):
+        size("gs://keyless/a")
+    with pytest.raises(DataError, match="gs://closed/a: the account may not do that; give it the role Storage Object User on the bucket"):
+        size("gs://closed/a")
+    with pytest.raises(FileNotFoundError, match="gs://open/a"):  # which roles for objects do not let it ask for
+        read_bytes("gs://open/a")
 
 
 def test_a_bucket_in_another_region(s3, elsewhere, monkeypatch):
