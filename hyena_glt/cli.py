@@ -300,6 +300,19 @@ def _variants(args: Namespace) -> Result:
     )
 
 
+def _embed(args: Namespace) -> Result:
+    model_path = _needed(args.argument, "embed needs PATH (or --model_path)")
+    needed = ("input", args.input), ("output_dir", args.output_dir)
+    sequences, output_dir = (_needed(value, f"embed needs --{name}") for name, value in needed)
+    batch_size = _positive("--batch_size", args.batch_size or "16")
+    from pipelines.embed import embed
+
+    return embed(
+        model_path, sequences=sequences, output_dir=output_dir, per=args.per or "sequence", batch_size=batch_size,
+        overrides=tuple(args.overrides),
+    )
+
+
 def _submit(args: Namespace) -> Result:
     job = _job(args.command)
     from cluster.jobs import submit
@@ -455,6 +468,17 @@ COMMANDS: dict[str, Command] = {
             Flag("--eval_data", "a preprocessing output (its test split) or a split folder"),
             Flag("--metrics", "names with commas between them, such as mlm_accuracy,perplexity,bleu"),
             _DRY_RUN,
+        ),
+    ),
+    "embed": Command(
+        "embed sequences, their windows or tokens, as Parquet",
+        _embed,
+        Flag("--model_path", "a run folder, a checkpoint, or a pointer such as best_model"),
+        (
+            Flag("--input", "FASTA file, folder or glob; or a preprocessing output (its test split) or a split folder"),
+            Flag("--output_dir", "folder to write embeddings/ into"),
+            Flag("--per", "what a vector is the mean of, or stands for; default: sequence", choices=("sequence", "window", "token")),
+            Flag("--batch_size", "windows that a worker reads at once; default: 16"),
         ),
     ),
     "variants": Command(

@@ -42,6 +42,12 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def sync(path: Path) -> None:
+    """Write what the system still holds of a file through to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
     """A hidden name beside `path` to write to; it becomes `path` when the block ends well, else it goes. Errors as `naming` gives them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -13,37 +12,31 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 
 from cluster.paths import is_job, require_absolute
-from hyena_glt.config import Config, load_config, overridden
+from hyena_glt.config import Config
 from hyena_glt.data.index import checksums, index_records
 from hyena_glt.data.inputs import find_inputs
-from hyena_glt.data.manifest import TOKENIZER
 from hyena_glt.data.scratch import SCRATCH, bases_file
 from hyena_glt.data.sources.haplotypes import Region
 from hyena_glt.data.stages import Row, ray_data_context
-from hyena_glt.data.storage import Location, location
-from hyena_glt.data.verify import file_sha256
+from hyena_glt.data.storage import Location, absolute, location
 from hyena_glt.errors import ConfigError, DataError
-from hyena_glt.files import appearing, atomic_write, naming
+from hyena_glt.files import appearing
 from hyena_glt.inference.load import LoadedModel
 from hyena_glt.inference.on_ray import part_file, work_with_models
 from hyena_glt.inference.variants import Variant, variant_effects
 from hyena_glt.inference.windows import batched
-from hyena_glt.tokenizers import load_tokenizer
-from hyena_glt.training.checkpoint import CONFIG_FILE, WEIGHTS_FILE, resolve_checkpoint
-from hyena_glt.training.copies import fetched
+from hyena_glt.training.checkpoint import resolve_checkpoint
 
 from ._command import run_as
+from ._on_model import claim, model_identity, num_gpus, output_folder, read_model, read_settings
 from ._progress import ProgressBar
 from ._ray import start_ray
 
 Result = dict[str, object]
 
-READ = ("cluster.address", "cluster.num_cpus", "hardware.num_gpus")
-"""The settings that scoring variants reads."""
-IDENTITY, EFFECTS, ANNOTATED = "run.json", "effects.parquet", "effects.vcf.gz"
+EFFECTS, ANNOTATED = "effects.parquet", "effects.vcf.gz"
 FIELD, DESCRIPTION = "HYENA_LLR", "log P(ALT) - log P(REF) in nats by a hyena-glt model, the mean of both strands"
 COLUMNS = pa.schema({"contig": pa.string(), "position": pa.int64(), "ref": pa.string(), "alt": pa.string(), "effect": pa.float64()})
 """A row an alternative allele; `position` is VCF's, from 1, and `effect` NaN where there is nothing to say."""
@@ -56,19 +49,21 @@ def variants(
     """Score each alternative allele of a VCF as `inference.variant_effects` does; a stopped call goes on where it was.
 
     reference: FASTA, compressed or not, a folder or a glob of it. output_dir: gets effects.parquet (COLUMNS, in the order of the VCF) and
-    effects.vcf.gz, the same VCF with HYENA_LLR in INFO. overrides: `section.key=value` of READ.
+    effects.vcf.gz, the same VCF with HYENA_LLR in INFO. overrides: `section.key=value` of `_on_model.READ`.
     Raises CheckpointError, ConfigError (the folder of another run), DataError (a contig or REF that the reference does not have).
     """
     started = time.monotonic()
-    if unread := [path for path in overridden(overrides) if path not in READ]:
-        raise ConfigError(*(f"{path}: has no effect on variants; remove it. These have: {', '.join(READ)}" for path in unread))
+    cfg = read_settings("variants", overrides)
     if is_job():
         require_absolute({"PATH": model_path, "--vcf": vcf, "--reference": reference, "--output_dir": output_dir})
-    place, output, sites = resolve_checkpoint(model_path), Path(output_dir).absolute(), Path(vcf).absolute()
-    cfg, inputs = _read_config(place, overrides), find_inputs(reference)
+    place, output, sites = resolve_checkpoint(absolute(model_path)), output_folder(output_dir), Path(vcf).absolute()
+    if read_model(place)[1].sequence_type == "protein":
+        raise ConfigError(f"{place}: reads protein, and variants of a genome need a model of nucleotides")
+    inputs = find_inputs(reference, named="--reference")
     progress = ProgressBar("alleles", {"checksums": "bytes", "reading": "bytes"})
     try:
-        _claim(output, {"model": file_sha256(place / WEIGHTS_FILE)} | checksums({**inputs, sites.name: location(str(sites))}, progress))
+        read = {f"input {name}": found for name, found in checksums({**inputs, sites.name: location(str(sites))}, progress).items()}
+        claim(output, {**model_identity(place), "tasks": f"{SITES_PER_TASK} sites", **read})
         if not (output / EFFECTS).exists():
             with start_ray(cfg.cluster.address, cfg.cluster.num_cpus), ray_data_context():
                 _score(cfg, str(place), sites, inputs, output, batch_size, progress)
@@ -83,29 +78,6 @@ def variants(
     }
 
 
-def _read_config(place: Location, overrides: tuple[str, ...]) -> Config:
-    """The checkpoint's settings; ConfigError for a model of proteins."""
-    with fetched(place, CONFIG_FILE, TOKENIZER) as folder:
-        if load_tokenizer(folder / TOKENIZER).sequence_type == "protein":
-            raise ConfigError(f"{place}: reads protein, and variants of a genome need a model of nucleotides")
-        return load_config(folder / CONFIG_FILE, overrides)
-
-
-def _claim(output: Path, identity: Mapping[str, str]) -> None:
-    """Take the output folder; ConfigError where it is that of another model or other files."""
-    stored = output / IDENTITY
-    if stored.exists():
-        found = json.loads(stored.read_text())
-        if changed := sorted(name for name in {*found, *identity} if found.get(name) != identity.get(name)):
-            raise ConfigError(f"--output_dir: {output} has the effects of other inputs ({', '.join(changed)} differ); name a new folder")
-    elif output.exists() and any(output.iterdir()):
-        raise ConfigError(f"--output_dir: {output} is not empty; name a new folder")
-    else:
-        with naming(stored):
-            output.mkdir(parents=True, exist_ok=True)
-            atomic_write(stored, json.dumps(identity, indent=1) + "\n")
-
-
 def _score(
     cfg: Config, model: str, sites: Path, inputs: Mapping[str, Location], output: Path, batch_size: int, progress: ProgressBar
 ) -> None:
@@ -115,9 +87,8 @@ def _score(
     alleles = {task["number"]: sum(map(len, task["alts"])) for task in tasks}
     total, done = sum(alleles.values()), sum(alleles[task["number"]] for task in tasks if part_file(parts, task).exists())
     progress("scoring", done, total)
-    use_gpu = cfg.hardware.num_gpus != 0 and ray.cluster_resources().get("GPU", 0) > 0
     work = partial(_effects_of, sites=sites, output=output, batch_size=batch_size)
-    for task in work_with_models(work, tasks, model=model, folder=parts, use_gpu=use_gpu):
+    for task in work_with_models(work, tasks, model=model, folder=parts, num_gpus=num_gpus(cfg)):
         done += alleles[task["number"]]
         progress("scoring", done, total)
     _gather(sites, [part_file(parts, task) for task in tasks], output)

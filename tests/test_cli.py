@@ -94,6 +94,15 @@ def test_evaluate(pipeline, capsys):
     called.assert_called_once_with("checkpoints/epoch_50/", **wanted)
 
 
+def test_embed(pipeline, capsys):
+    called = pipeline("embed", "embed", {"vectors": 3})
+    argv = ["runs/a", "--input", "a.fa", "--output_dir", "out", "--per", "window", "--batch_size", "4", "cluster.num_cpus=2"]
+    assert run(capsys, "embed", *argv)[:2] == (0, {"vectors": 3})
+    called.assert_called_once_with(
+        "runs/a", sequences="a.fa", output_dir="out", per="window", batch_size=4, overrides=("cluster.num_cpus=2",),
+    )
+
+
 def test_variants(pipeline, capsys):
     called = pipeline("variants", "variants", {"alleles": 3})
     argv = ["runs/a", "--vcf", "a.vcf.gz", "--reference", "a.fa", "--output_dir", "out", "--batch_size", "4", "cluster.num_cpus=2"]
@@ -204,6 +213,8 @@ def test_a_flag_and_a_setting_that_disagree(capsys):
         ("pretrain training.seed 3", "pretrain takes one CONFIG, got training.seed, 3; a setting is section.key=value"),
         ("pretrain missing.yaml", "missing.yaml: no such file; shipped by name: "),
         ("evaluate", "evaluate needs PATH (or --model_path)"),
+        ("embed a --output_dir c", "embed needs --input"),
+        ("embed a --input b --output_dir c --per base", "argument --per: invalid choice: "),
         ("variants a --vcf b --output_dir c", "variants needs --reference"),
         ("variants a --vcf b --reference c --output_dir d --batch_size 0", "--batch_size must be a whole number above 0, got 0"),
         ("validate-data", "validate-data needs PATH (or --data_path)"),

@@ -21,18 +21,18 @@ SECTIONS = ("variants", "select_regions", "label_regions", "weight_regions", "go
 """The sections of `preprocessing` that name files of their own."""
 
 
-def find_inputs(paths: str | Sequence[str]) -> dict[str, Location]:
+def find_inputs(paths: str | Sequence[str], *, named: str = "preprocessing.input_path") -> dict[str, Location]:
     """Source name -> absolute path or URL, sorted by name, for files, folders (searched through) and globs.
 
     A source is the file's path below the folder that all have in common: the plain file name if they lie in one folder.
-    DataError for a path that yields no FASTA file.
+    DataError for a path that yields no FASTA file, with what the user calls it (`named`).
     """
-    files = {file for path in ([paths] if isinstance(paths, str) else paths) for file in _expand(path)}
+    files = {file for path in ([paths] if isinstance(paths, str) else paths) for file in _expand(path, named)}
     local, remote = ({file for file in files if isinstance(file, kind)} for kind in (Path, Url))
     found = [*_below_common({str(file): file for file in local}), *_below_common({file.key: file for file in remote})]
     names = [name for name, _ in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"preprocessing.input_path: two inputs would both be called {twice[0]!r}; rename one of them")
+        raise DataError(f"{named}: two inputs would both be called {twice[0]!r}; rename one of them")
     return dict(sorted(found))
 
 
@@ -83,24 +83,24 @@ def _matches(setting: str, path: str) -> list[Location]:
     return files
 
 
-def _expand(path: str) -> list[Location]:
+def _expand(path: str, named: str) -> list[Location]:
     """The files that one entry of `input_path` means."""
     place = location(path)
     if isinstance(place, Url):
-        return _expand_url(place)
-    return [Path(os.path.abspath(file)) for file in _expand_local(path)]
+        return _expand_url(place, named)
+    return [Path(os.path.abspath(file)) for file in _expand_local(path, named)]
 
 
-def _expand_url(url: Url) -> list[Location]:
+def _expand_url(url: Url, named: str) -> list[Location]:
     found = find_objects(url)
     files = found if found == [url] else [item for item in found if item.name.lower().endswith(SUFFIXES + STRUCTURES)]
     if not files:
         reason = "nothing there has the name of a FASTA or structure file" if found else "nothing is there"
-        raise DataError(f"preprocessing.input_path: no input in {url}: {reason}")
+        raise DataError(f"{named}: no input in {url}: {reason}")
     return [*files]
 
 
-def _expand_local(path: str) -> list[Path]:
+def _expand_local(path: str, named: str) -> list[Path]:
     if Path(path).is_file():
         return [Path(path)]
     matches = [path] if Path(path).exists() else glob.glob(path, recursive=True)
@@ -109,7 +109,7 @@ def _expand_local(path: str) -> list[Path]:
     if not files:
         names = " ".join(suffix for suffix in SUFFIXES + STRUCTURES if not suffix.endswith("z"))
         reason = f"nothing there has the name of a FASTA or structure file ({names}, also with .gz or .bgz)"
-        raise DataError(f"preprocessing.input_path: no input in {path!r}: {reason if found else 'no such file or folder'}")
+        raise DataError(f"{named}: no input in {path!r}: {reason if found else 'no such file or folder'}")
     return files
 
 

@@ -52,7 +52,7 @@ def stage_errors() -> Iterator[None]:
     except RayTaskError as error:
         raise _original(error) from None
     except RayError as error:
-        raise ClusterError(f"Ray could not finish a stage of preprocessing ({error}); the same command goes on where it stopped") from error
+        raise ClusterError(f"Ray could not finish a stage ({error}); the same command goes on where it stopped") from error
 
 
 def _original(error: RayTaskError) -> Exception:

@@ -10,8 +10,7 @@ that of the context left out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import astuple, dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -31,22 +30,38 @@ class Window:
     keep_start: int
     keep_end: int
 
+    def moved(self, by: int) -> Window:
+        """The same stretch where counting begins `by` tokens earlier."""
+        return Window(*(place + by for place in astuple(self)))
 
-def cut_windows(num_tokens: int, *, size: int, overlap: int, causal: bool) -> list[Window]:
+
+def count_windows(num_tokens: int | np.ndarray, *, size: int, overlap: int) -> np.ndarray:
+    """How many windows `cut_windows` makes of a sequence, or of each of several [K]."""
+    beyond = np.maximum(num_tokens - size, 0)
+    return np.minimum(num_tokens, 1) + -(-beyond // max(1, size - overlap))
+
+
+def cut_windows(num_tokens: int, *, size: int, overlap: int, causal: bool, first: int = 0, last: int | None = None) -> list[Window]:
     """Windows of at most `size` tokens, neighbours sharing at least `overlap`, whose kept stretches tile the sequence.
 
-    The last window ends with the sequence and keeps its full size. ValueError for an overlap outside [1, size).
+    The last window ends with the sequence and keeps its full size. Of these the ones from number `first` to before `last`.
+    ValueError for an overlap outside [1, size).
     """
-    if num_tokens <= size:
-        return [Window(0, num_tokens, 0, num_tokens)] if num_tokens else []
-    if not 1 <= overlap < size:
+    if num_tokens > size and not 1 <= overlap < size:
         raise ValueError(f"overlap must lie between 1 and {size - 1} (a window holds {size} tokens), got {overlap}")
-    starts = [*range(0, num_tokens - size, size - overlap), num_tokens - size]
-    # Where two neighbours meet: at the end of the left one (its tokens have the longer left context), or midway.
-    joints = [left + size if causal else (left + size + right) // 2 for left, right in pairwise(starts)]
+    number = int(count_windows(num_tokens, size=size, overlap=overlap))
+
+    def start(window: int) -> int:
+        return max(0, min(window * (size - overlap), num_tokens - size))
+
+    def keep_start(window: int) -> int:
+        # Where two neighbours meet: at the end of the left one (its tokens have the longer left context), or midway.
+        end = start(window - 1) + size
+        return 0 if window == 0 else num_tokens if window == number else end if causal else (end + start(window)) // 2
+
     return [
-        Window(start, start + size, keep_start, keep_end)
-        for start, keep_start, keep_end in zip(starts, [0, *joints], [*joints, num_tokens], strict=True)
+        Window(start(window), min(start(window) + size, num_tokens), keep_start(window), keep_start(window + 1))
+        for window in range(first, number if last is None else last)
     ]
 
 
@@ -64,9 +79,13 @@ class Context:
         """Position of a window's first token in the model's input: 1 behind a [CLS]."""
         return int(self.add_special_tokens)
 
-    def windows(self, num_tokens: int) -> list[Window]:
-        """The windows of a sequence of `num_tokens` tokens."""
-        return cut_windows(num_tokens, size=self.size, overlap=self.overlap, causal=self.causal)
+    def count(self, num_tokens: np.ndarray) -> np.ndarray:
+        """The windows of each of several sequences, int64 [K]."""
+        return count_windows(num_tokens, size=self.size, overlap=self.overlap)
+
+    def windows(self, num_tokens: int, first: int = 0, last: int | None = None) -> list[Window]:
+        """The windows of a sequence of `num_tokens` tokens, from number `first` to before `last`."""
+        return cut_windows(num_tokens, size=self.size, overlap=self.overlap, causal=self.causal, first=first, last=last)
 
     def lay_out(self, ids: np.ndarray, window: Window) -> np.ndarray:
         """The model's input for one window, int64: its tokens, between [CLS] and [SEP] where the model was trained so."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyena_glt.inference.windows import Context, Window, batched, cut_windows, pad_rows
+from hyena_glt.inference.windows import Context, Window, batched, count_windows, cut_windows, pad_rows
 from hyena_glt.tokenizers.base import CLS, SEP
 
 
@@ -38,6 +38,9 @@ def test_kept_stretches_tile_and_see_enough(num_tokens, size, data, causal):
         right = window.end - window.keep_end
         assert window.start == 0 or left >= (overlap if causal else overlap // 2)
         assert causal or window.end == num_tokens or right >= overlap // 2
+    first, last = sorted(data.draw(st.tuples(*[st.integers(0, len(windows))] * 2)))
+    assert cut_windows(num_tokens, size=size, overlap=overlap, causal=causal, first=first, last=last) == windows[first:last]
+    assert count_windows(np.array([0, num_tokens, 1]), size=size, overlap=overlap).tolist() == [0, len(windows), 1]
 
 
 @pytest.mark.parametrize("overlap", [0, 10])

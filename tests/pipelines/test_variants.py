@@ -95,7 +95,7 @@ def test_a_finished_folder_gives_its_result_and_no_other(scored: tuple[Path, dic
     again = variants(str(loaded.path), vcf=str(VCF), reference=str(REFERENCE), output_dir=str(output))
     assert again | {"seconds": 0} == result | {"seconds": 0}
     other = random_model(tmp_path, causal=False)
-    with pytest.raises(ConfigError, match=rf"^--output_dir: {output} has the effects of other inputs \(model differ\); name a new folder$"):
+    with pytest.raises(ConfigError, match=rf"^--output_dir: {output} was made of other inputs \(model, settings differ\); name a new"):
         variants(str(other.path), vcf=str(VCF), reference=str(REFERENCE), output_dir=str(output))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").touch()
