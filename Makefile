@@ -51,6 +51,7 @@ long: data/genomes/ecoli_K12_MG1655.fa.gz ecoli ecoli-masked protein  ## longer 
 	$(BIN)/python tests/benchmarks/fuzz_inputs.py 22000
 	$(BIN)/python tests/long/sweep.py --trials 64
 	$(BIN)/python -m tests.faults.run --faults 200
+	$(BIN)/python -m tests.faults.run --faults 20 --range
 	$(BIN)/python tests/long/kill_preprocessing.py $< --set tokenization.stride=1 output.chunk_size=20000
 
 clean:

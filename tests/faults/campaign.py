@@ -25,6 +25,12 @@ STEPS_PER_FAULT = 120
 """More than any fault takes until the next one comes, so that the run has not ended when the last one does."""
 READY = "will now block forever"
 """What `ray start --block` says when the node has joined."""
+RANGE = ("cluster.train_workers=[1,2]", "cluster.grow_interval_s=1")
+"""Settings of a run that takes the workers that there are."""
+FOR_RANGE = ("model.dropout=0", "training.batch_size=32")
+"""And of that which it is compared with: each rank draws its own dropout, and with long steps fewer are over before a node is back."""
+CLOSE = 1e-5
+"""How far the losses and weights of the two may be from each other."""
 DISK_MIB = 256
 ENVIRONMENT = {
     "PYTHONPATH": f"{Path(__file__).parent / 'poison'}:{ROOT}", "OMP_NUM_THREADS": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -237,6 +243,10 @@ class Campaign:
         """The step from which the run went on at its start of this number, from 0."""
         wait_until(lambda: self._goes_on() and len(self.starts()) > number, said=lambda: self.said)
         return self.starts()[number]["step"]
+
+    def wait_for_all_workers(self) -> None:
+        """Until the run trains on as many as it may; AssertionError where it ends before."""
+        wait_until(lambda: self.starts()[-1]["world_size"] == WORKERS, process=self.command, said=lambda: self.said)
 
     def _goes_on(self) -> bool:
         assert self.command.poll() in (None, 0), self.said[-3000:]

@@ -7,14 +7,13 @@ from random import Random
 
 import pytest
 
-from tests.faults.campaign import Campaign, on, settings
+from tests.faults.campaign import CLOSE, RANGE, Campaign, on, settings
 from tests.faults.run import make_switch, undisturbed
 from tests.tiny_run import write_lambda_data
 from tests.training.in_process import losses
 
 STEPS = 400
 """The run has not ended when a third machine comes."""
-CLOSE = 1e-5
 
 
 @pytest.mark.long
@@ -25,7 +24,7 @@ def test_workers_go_and_come_with_the_nodes(tmp_path: Path) -> None:
         "logging.log_interval=1",
     )
     whole = undisturbed(tmp_path / "whole", [*given, *on(data)])
-    ranged = [setting for setting in given if "train_workers" not in setting] + ["cluster.train_workers=[1,2]", "cluster.grow_interval_s=1"]
+    ranged = settings(STEPS, *given, *RANGE)
     with make_switch(tmp_path) as switch, Campaign(tmp_path / "cluster", data, ranged, Random(0), switch) as campaign:
         campaign.wait_for_checkpoint(after=0)
         campaign.switch_off(campaign.nodes[0])
