@@ -31,7 +31,7 @@ data/genomes/ecoli_K12_MG1655.fa.gz: .venv/.installed
 data/genomes/uniprot_sample_20k.fa.gz: .venv/.installed
 	tests/data/fetch_genomes.sh data/genomes protein
 
-test: .venv/.installed  ## the suite, a quarter of an hour on two cores, twice that on slow ones
+test: .venv/.installed  ## the suite, 25 minutes on two slow cores
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long" $(SLOW_FIRST)
 
 fast: .venv/.installed  ## the suite without what takes long

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import ray
@@ -12,10 +12,12 @@ import ray
 from hyena_glt.config import Config, load_config, overridden
 from hyena_glt.data.manifest import TOKENIZER
 from hyena_glt.data.scratch import SCRATCH
+from hyena_glt.data.stages import Row
 from hyena_glt.data.storage import Location, absolute
 from hyena_glt.data.verify import file_sha256
 from hyena_glt.errors import ConfigError
 from hyena_glt.files import atomic_write, naming
+from hyena_glt.inference.on_ray import Work, part_file, work_with_models
 from hyena_glt.tokenizers import Tokenizer, load_tokenizer
 from hyena_glt.training.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from hyena_glt.training.copies import fetched
@@ -45,8 +47,21 @@ def model_identity(place: Location) -> dict[str, str]:
     return {name: file_sha256(place / file) for name, file in files.items()}
 
 
-def num_gpus(cfg: Config) -> int:
-    """How many workers with one each the cluster that this process has joined shall have; 0: they have none."""
+def work_through(
+    work: Work, tasks: Sequence[Row], size: Callable[[Row], int], *, cfg: Config, model: Location, parts: Path,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    """Let the cluster that this process has joined do what is left of the tasks, whose files go to `parts`; each counts for its size."""
+    sizes = {task["number"]: size(task) for task in tasks}
+    total, done = sum(sizes.values()), sum(sizes[task["number"]] for task in tasks if part_file(parts, task).exists())
+    on_progress(done, total)
+    for task in work_with_models(work, tasks, model=str(model), folder=parts, num_gpus=_num_gpus(cfg)):
+        done += sizes[task["number"]]
+        on_progress(done, total)
+
+
+def _num_gpus(cfg: Config) -> int:
+    """How many workers get one each; 0: they have none."""
     wanted, there = cfg.hardware.num_gpus, int(ray.cluster_resources().get("GPU", 0))
     return there if wanted is None else min(wanted, there)
 

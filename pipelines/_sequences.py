@@ -55,7 +55,7 @@ class Fasta:
 
     def __init__(self, path: str, tokenizer: Tokenizer, output: Path) -> None:
         self._inputs, self._tokenizer, self._output = find_inputs(path, named="--input"), tokenizer, output
-        self._records: pa.Table | None = None
+        self._counted: tuple[pa.Table, np.ndarray, np.ndarray] | None = None
         self.left_out = 0
 
     def identity(self, on_progress: OnProgress) -> dict[str, str]:
@@ -83,10 +83,8 @@ class Fasta:
         return np.array([self._tokenizer.num_tokens(int(length)) for length in lengths], np.int64)[number]
 
     def stretches(self, task: Row, context: Context) -> Iterator[Stretch]:
-        if self._records is None:
-            self._records = pq.read_table(self._output / SCRATCH / "records.parquet")
-        sources, tokens_R = list(self._inputs), self._num_tokens(self._records)
-        window_ends_R = np.cumsum(context.count(tokens_R))
+        records, tokens_R, window_ends_R = self._counted = self._counted or self._count(context)
+        sources = list(self._inputs)
         first, last = int(task["first"]), int(task["last"])
         for number in range(int(np.searchsorted(window_ends_R, first, side="right")), len(tokens_R)):
             begin, end = (int(window_ends_R[number - 1]) if number else 0), int(window_ends_R[number])
@@ -94,10 +92,17 @@ class Fasta:
                 return
             windows = context.windows(int(tokens_R[number]), max(first, begin) - begin, min(last, end) - begin)
             if windows:
-                record = self._records.slice(number, 1).to_pylist()[0]
+                record = records.slice(number, 1).to_pylist()[0]
                 place = {"offset": record["offset"], "shape": (record["length"],)}
                 letters = np.memmap(bases_file(self._output, record["file"]), np.uint8, "r", **place)
                 yield stretch_of_letters(sources[record["file"]], record["name"], letters, windows, self._tokenizer)
+
+
+    def _count(self, context: Context) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+        """The records, the tokens of each, and where its windows end among those of all; once in a worker."""
+        records = pq.read_table(self._output / SCRATCH / "records.parquet")
+        tokens_R = self._num_tokens(records)
+        return records, tokens_R, np.cumsum(context.count(tokens_R))
 
 
 class Preprocessed:

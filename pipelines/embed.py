@@ -13,20 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.paths import is_job, require_absolute
-from hyena_glt.config import Config
 from hyena_glt.data.scratch import SCRATCH
 from hyena_glt.data.stages import Row, ray_data_context
 from hyena_glt.data.storage import absolute
 from hyena_glt.errors import ConfigError, DataError
 from hyena_glt.files import atomic_write
 from hyena_glt.inference.load import LoadedModel
-from hyena_glt.inference.on_ray import Work, part_file, work_with_models
+from hyena_glt.inference.on_ray import part_file
 from hyena_glt.inference.stretches import Per, embed_stretches
 from hyena_glt.inference.windows import plan_context
 from hyena_glt.training.checkpoint import resolve_checkpoint
 
 from ._command import run_as
-from ._on_model import claim, model_identity, num_gpus, output_folder, read_model, read_settings
+from ._on_model import claim, model_identity, output_folder, read_model, read_settings, work_through
 from ._progress import ProgressBar
 from ._ray import start_ray
 from ._sequences import Sequences, find_sequences
@@ -56,32 +55,25 @@ def embed(
     if is_job():
         require_absolute({"PATH": model_path, "--input": sequences, "--output_dir": output_dir})
     place, output = resolve_checkpoint(absolute(model_path)), output_folder(output_dir)
-    model, tokenizer = read_model(place)
+    trained, tokenizer = read_model(place)
     found, progress = find_sequences(sequences, tokenizer, output), ProgressBar("windows", {"checksums": "bytes", "reading": "bytes"})
     # As many windows as of a causal model.
-    context = plan_context(model.model.max_position_embeddings, tokenizer, causal=False, overlap=None)
+    context = plan_context(trained.model.max_position_embeddings, tokenizer, causal=False, overlap=None)
     try:
         claim(output, {**model_identity(place), "per": per, "tasks": f"{TASK_TOKENS[per]} tokens", **found.identity(progress)})
         if not (output / SUMMARY).exists():
             with start_ray(cfg.cluster.address, cfg.cluster.num_cpus), ray_data_context():
                 tasks = found.tasks(context, TASK_TOKENS[per], divide=per != "sequence", on_progress=progress)
-                _embed(cfg, str(place), partial(_embed_task, sequences=found, per=per, batch_size=batch_size), tasks, output, progress)
-                _finish(output, tasks, width=model.model.hidden_size, left_out=found.left_out)
+                work_through(
+                    partial(_embed_task, sequences=found, per=per, batch_size=batch_size), tasks, lambda task: int(task["windows"]),
+                    cfg=cfg, model=place, parts=output / EMBEDDINGS, on_progress=partial(progress, "embedding"),
+                )
+                _finish(output, tasks, width=trained.model.hidden_size, left_out=found.left_out)
     except OSError as error:
         raise DataError(f"a file could not be read or written ({error}); when that is cured, the same command goes on") from error
     finally:
         progress.close()
     return {"path": str(output / EMBEDDINGS), **json.loads((output / SUMMARY).read_text()), "seconds": round(time.monotonic() - started, 1)}
-
-
-def _embed(cfg: Config, model: str, work: Work, tasks: list[Row], output: Path, progress: ProgressBar) -> None:
-    """A file of vectors a task."""
-    windows, parts = {task["number"]: int(task["windows"]) for task in tasks}, output / EMBEDDINGS
-    total, done = sum(windows.values()), sum(windows[task["number"]] for task in tasks if part_file(parts, task).exists())
-    progress("embedding", done, total)
-    for task in work_with_models(work, tasks, model=model, folder=parts, num_gpus=num_gpus(cfg)):
-        done += windows[task["number"]]
-        progress("embedding", done, total)
 
 
 def _finish(output: Path, tasks: list[Row], *, width: int, left_out: int) -> None:

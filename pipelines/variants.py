@@ -24,13 +24,13 @@ from hyena_glt.data.storage import Location, absolute, location
 from hyena_glt.errors import ConfigError, DataError
 from hyena_glt.files import appearing
 from hyena_glt.inference.load import LoadedModel
-from hyena_glt.inference.on_ray import part_file, work_with_models
+from hyena_glt.inference.on_ray import part_file
 from hyena_glt.inference.variants import Variant, variant_effects
 from hyena_glt.inference.windows import batched
 from hyena_glt.training.checkpoint import resolve_checkpoint
 
 from ._command import run_as
-from ._on_model import claim, model_identity, num_gpus, output_folder, read_model, read_settings
+from ._on_model import claim, model_identity, output_folder, read_model, read_settings, work_through
 from ._progress import ProgressBar
 from ._ray import start_ray
 
@@ -66,7 +66,7 @@ def variants(
         claim(output, {**model_identity(place), "tasks": f"{SITES_PER_TASK} sites", **read})
         if not (output / EFFECTS).exists():
             with start_ray(cfg.cluster.address, cfg.cluster.num_cpus), ray_data_context():
-                _score(cfg, str(place), sites, inputs, output, batch_size, progress)
+                _score(cfg, place, sites, inputs, output, batch_size, progress)
     except OSError as error:
         raise DataError(f"a file could not be read or written ({error}); when that is cured, the same command goes on") from error
     finally:
@@ -79,18 +79,14 @@ def variants(
 
 
 def _score(
-    cfg: Config, model: str, sites: Path, inputs: Mapping[str, Location], output: Path, batch_size: int, progress: ProgressBar
+    cfg: Config, model: Location, sites: Path, inputs: Mapping[str, Location], output: Path, batch_size: int, progress: ProgressBar
 ) -> None:
     """All stages; what they leave for each other goes at the end."""
     records = index_records(inputs, "dna", output, progress)
     tasks, parts = [*_tasks(sites, records)], output / SCRATCH / "effects"
-    alleles = {task["number"]: sum(map(len, task["alts"])) for task in tasks}
-    total, done = sum(alleles.values()), sum(alleles[task["number"]] for task in tasks if part_file(parts, task).exists())
-    progress("scoring", done, total)
     work = partial(_effects_of, sites=sites, output=output, batch_size=batch_size)
-    for task in work_with_models(work, tasks, model=model, folder=parts, num_gpus=num_gpus(cfg)):
-        done += alleles[task["number"]]
-        progress("scoring", done, total)
+    num_alleles, on_progress = lambda task: sum(map(len, task["alts"])), partial(progress, "scoring")
+    work_through(work, tasks, num_alleles, cfg=cfg, model=model, parts=parts, on_progress=on_progress)
     _gather(sites, [part_file(parts, task) for task in tasks], output)
     shutil.rmtree(output / SCRATCH)
 

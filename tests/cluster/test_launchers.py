@@ -108,12 +108,12 @@ def test_each_worker_has_one_watcher_of_spot_notices(path: Path, tmp_path: Path)
 
     try:
         begin()
-        wait_until(lambda: said.exists() and said.read_text())
+        wait_until(lambda: said.exists() and said.read_text(), within_s=20)
         begin()
         assert is_held()
     finally:
         (tmp_path / "end").touch()
-    wait_until(lambda: not is_held())
+    wait_until(lambda: not is_held(), within_s=20)
     assert said.read_text() == f"-m cluster.spot --cloud {config['provider']['type']}\n"
 
 

@@ -105,7 +105,7 @@ def test_it_waits_for_a_notice_and_drains_once_by_its_deadline(cloud: str, servi
     metadata, url = service
     drains = Drains(True)
     with watching(cloud, url, drains) as watcher:
-        wait_until(lambda: metadata.num_asked > 10)
+        wait_until(lambda: metadata.num_asked > 10, within_s=10)
         assert watcher.is_alive() and not drains
         metadata.has_notice = True
     [left_s] = drains
@@ -131,7 +131,7 @@ def test_silence_is_said_once_and_borne(
     metadata.failure, metadata.has_notice = failure, True
     drains = Drains(True)
     with caplog.at_level(logging.INFO), watching("aws", url, drains) as watcher:
-        wait_until(lambda: metadata.num_asked > 5)
+        wait_until(lambda: metadata.num_asked > 5, within_s=10)
         assert watcher.is_alive() and not drains
         monkeypatch.setattr(spot, "ANSWER_S", 5.0)
         metadata.failure = None

@@ -79,7 +79,7 @@ def test_a_line_is_shown_once_it_is_whole(tmp_path, capsys):
             file.flush()
             time.sleep(0.05)  # ten looks at the file
             shown += capsys.readouterr().err.splitlines(keepends=True)
-        wait_until(lambda: shown or shown.extend(capsys.readouterr().err.splitlines(keepends=True)))
+        wait_until(lambda: shown or shown.extend(capsys.readouterr().err.splitlines(keepends=True)), within_s=10)
         file.write(text[:50])
     assert shown == [LINE] and capsys.readouterr().err == ""
 
@@ -107,7 +107,7 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     with progress_bar(tmp_path, total_steps=40):
         append(tmp_path, start(), train(10, bits_per_base=1.9), {"kind": "eval", "step": 10, "loss": 1.25})
-        wait_until(lambda: "10/40" in sys.stderr.getvalue())
+        wait_until(lambda: "10/40" in sys.stderr.getvalue(), within_s=10)
         append(tmp_path, train(40))
     shown = sys.stderr.getvalue()
     assert "training:" in shown and "1.9000 bits/base, 12,346 tokens/s" in shown and "step 10: validation loss 1.2500" in shown

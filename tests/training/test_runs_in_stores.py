@@ -227,17 +227,17 @@ def test_orders_are_read_beside_the_training(bucket: Url, s3, monkeypatch: pytes
     worker = Worker(0, 1, torch.device("cpu"), bucket / "a", given.start())
     assert not worker.stop_requested()
     given.stop()
-    wait_until(worker.stop_requested)
+    wait_until(worker.stop_requested, within_s=10)
 
     last = LastOrder(bucket / "a", "other")
     assert last.get() == ("other", "")
-    wait_until(lambda: last.get() == (worker.token, "stop"))
+    wait_until(lambda: last.get() == (worker.token, "stop"), within_s=10)
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         assert last.get() == (worker.token, "stop")
     Orders(bucket / "a").start()
     with pytest.raises(ClusterError, match=f"^{bucket}/a was taken over by a later start of this run$"):
-        wait_until(lambda: worker.stop_requested() is None)
+        wait_until(lambda: worker.stop_requested() is None, within_s=10)
 
 
 def test_a_start_that_was_taken_over_stores_nothing_more(data: Path, bucket: Url, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +263,7 @@ def test_a_start_that_was_taken_over_stores_nothing_more(data: Path, bucket: Url
         if of.progress.step == 4:
             later.start()
             there_is_something_to_store(of)
-            wait_until(lambda: refused)  # until then a write may be under way whose look came before: nothing is locked
+            wait_until(lambda: refused, within_s=10)  # until then a write may be under way whose look came before: nothing is locked
             write_bytes(folder / METRICS_FILE, b'{"kind": "start", "step": 3}\n')
             for _ in range(10):
                 there_is_something_to_store(of)
